@@ -1,0 +1,69 @@
+// The two 16-bit float formats as bare bits, and their exact conversion to and correctly rounded conversion from float.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "common/simd.h"
+
+namespace varfast {
+// How a tensor's numbers are stored; kernels compute in float32 whatever this says.
+enum class Dtype : int32_t { f32 = 0, f16 = 1, bf16 = 2 };
+
+struct F16 {
+  uint16_t bits;
+};
+struct BF16 {
+  uint16_t bits;
+};
+}  // namespace varfast
+
+VF_BEGIN
+
+VF_HD float to_float(float x) { return x; }
+
+VF_HD float to_float(BF16 x) {
+  const uint32_t bits = static_cast<uint32_t>(x.bits) << 16;
+  float out;
+  memcpy(&out, &bits, 4);
+  return out;
+}
+
+VF_HD void from_float(float x, float* out) { *out = x; }
+
+VF_HD void from_float(float x, BF16* out) {
+  uint32_t bits;
+  memcpy(&bits, &x, 4);
+  // Round to nearest, ties to even; a NaN stays one (rounding could carry its payload away).
+  out->bits = x != x ? 0x7fc0 : static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+}
+
+#ifndef __CUDACC__  // CUDA has its own instructions for half
+VF_HD float to_float(F16 x) {
+  _Float16 half;
+  memcpy(&half, &x.bits, 2);
+  return static_cast<float>(half);
+}
+
+VF_HD void from_float(float x, F16* out) {
+  const _Float16 half = static_cast<_Float16>(x);
+  memcpy(&out->bits, &half, 2);
+}
+#endif
+
+VF_END
+
+// VF_FOR_DTYPE(dtype, T, statement) runs the statement with T naming the storage type.
+#define VF_FOR_DTYPE(dtype, T, ...)                  \
+  do {                                               \
+    if ((dtype) == ::varfast::Dtype::f32) {          \
+      using T = float;                               \
+      __VA_ARGS__;                                   \
+    } else if ((dtype) == ::varfast::Dtype::f16) {   \
+      using T = ::varfast::F16;                      \
+      __VA_ARGS__;                                   \
+    } else {                                         \
+      using T = ::varfast::BF16;                     \
+      __VA_ARGS__;                                   \
+    }                                                \
+  } while (0)

@@ -1,0 +1,42 @@
+// One lane type for all CPU levels, so that an op's mathematics is written once: F32 holds kLanes floats (16 with
+// AVX-512, 8 with AVX2, 1 in the portable build). I32 and U32 are its integer twins, Mask is one truth value a lane.
+//
+//   load(p), load(p, n)    n < kLanes: the other lanes are 0; any of float, F16, BF16
+//   store(p, x[, n])       correctly rounded to the type of p
+//   a + b, a - b, a * b    one rounding each, never fused; fma(a, b, c) fused, one rounding
+//   lt, le, ge, eq, is_nan -> Mask; select(m, a, b) = m ? a : b; count(m), any(m); first_lanes(n)
+//   hmax, hsum             over the lanes
+//   trunc_i32, trunc_u32   towards zero; to_f32(I32); bits_f32(I32), f32_bits(F32): same bits
+//   add_wide(acc, u)       adds the lanes of a U32 to an accumulator of 64-bit sums; total(acc)
+#pragma once
+
+#include "common/dtype.h"
+
+#if defined(__AVX512F__) && !defined(__CUDACC__)
+#  include "common/lanes_avx512.h"
+#elif defined(__AVX2__) && !defined(__CUDACC__)
+#  include "common/lanes_avx2.h"
+#else
+#  include "common/lanes_scalar.h"
+#endif
+
+VF_BEGIN
+
+VF_HD F32 operator-(F32 a) { return splat(0.0f) - a; }
+
+// Lanes [0, n) of a longer row: whole vectors need no mask.
+template <class T>
+VF_HD F32 load_upto(const T* p, int64_t n) {
+  return n >= kLanes ? load(p) : load(p, static_cast<int>(n));
+}
+
+template <class T>
+VF_HD void store_upto(T* p, F32 x, int64_t n) {
+  if (n >= kLanes) {
+    store(p, x);
+  } else {
+    store(p, x, static_cast<int>(n));
+  }
+}
+
+VF_END

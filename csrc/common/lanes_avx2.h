@@ -1,0 +1,153 @@
+// Lanes of width eight: AVX2, FMA, F16C. See lanes.h.
+#pragma once
+
+#include <immintrin.h>
+
+#include "common/dtype.h"
+
+VF_BEGIN
+
+constexpr int kLanes = 8;
+
+struct F32 {
+  __m256 v;
+};
+struct I32 {
+  __m256i v;
+};
+struct U32 {
+  __m256i v;
+};
+struct Mask {
+  __m256 v;  // all ones or all zeros in each lane
+};
+struct U64Sum {
+  __m256i even, odd;  // sums of the even and the odd lanes
+};
+
+VF_HD F32 splat(float x) { return {_mm256_set1_ps(x)}; }
+VF_HD I32 splat_i32(int32_t x) { return {_mm256_set1_epi32(x)}; }
+VF_HD U32 splat_u32(uint32_t x) { return {_mm256_set1_epi32(static_cast<int32_t>(x))}; }
+
+VF_HD __m256i low_mask(int n) {
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+VF_HD F32 widen(__m128i half, F16) { return {_mm256_cvtph_ps(half)}; }
+VF_HD F32 widen(__m128i half, BF16) {
+  return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(half), 16))};
+}
+
+VF_HD F32 load(const float* p) { return {_mm256_loadu_ps(p)}; }
+VF_HD F32 load(const float* p, int n) { return {_mm256_maskload_ps(p, low_mask(n))}; }
+template <class T>
+VF_HD F32 load(const T* p) {
+  return widen(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)), T{});
+}
+template <class T>
+VF_HD F32 load(const T* p, int n) {
+  T full[8] = {};
+  for (int i = 0; i < n; ++i) full[i] = p[i];
+  return load(full);
+}
+
+VF_HD __m128i narrow(F32 x, F16) { return _mm256_cvtps_ph(x.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+VF_HD __m128i narrow(F32 x, BF16) {
+  const __m256i bits = _mm256_castps_si256(x.v);
+  const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+  __m256i rounded = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+  const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(x.v, x.v, _CMP_UNORD_Q));
+  rounded = _mm256_srli_epi32(_mm256_blendv_epi8(rounded, _mm256_set1_epi32(0x7fc00000), nan), 16);
+  return _mm_packus_epi32(_mm256_castsi256_si128(rounded), _mm256_extracti128_si256(rounded, 1));
+}
+VF_HD void store(float* p, F32 x) { _mm256_storeu_ps(p, x.v); }
+VF_HD void store(float* p, F32 x, int n) { _mm256_maskstore_ps(p, low_mask(n), x.v); }
+template <class T>
+VF_HD void store(T* p, F32 x) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), narrow(x, T{}));
+}
+template <class T>
+VF_HD void store(T* p, F32 x, int n) {
+  T full[8];
+  store(full, x);
+  for (int i = 0; i < n; ++i) p[i] = full[i];
+}
+VF_HD U32 load_u32(const uint32_t* p) { return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))}; }
+VF_HD void store_u32(uint32_t* p, U32 x) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), x.v); }
+
+VF_HD F32 operator+(F32 a, F32 b) { return {_mm256_add_ps(a.v, b.v)}; }
+VF_HD F32 operator-(F32 a, F32 b) { return {_mm256_sub_ps(a.v, b.v)}; }
+VF_HD F32 operator*(F32 a, F32 b) { return {_mm256_mul_ps(a.v, b.v)}; }
+VF_HD F32 operator/(F32 a, F32 b) { return {_mm256_div_ps(a.v, b.v)}; }
+VF_HD F32 fma(F32 a, F32 b, F32 c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
+VF_HD F32 max(F32 a, F32 b) { return {_mm256_max_ps(a.v, b.v)}; }
+VF_HD F32 min(F32 a, F32 b) { return {_mm256_min_ps(a.v, b.v)}; }
+VF_HD F32 floor(F32 a) { return {_mm256_floor_ps(a.v)}; }
+VF_HD F32 sqrt(F32 a) { return {_mm256_sqrt_ps(a.v)}; }
+
+VF_HD Mask lt(F32 a, F32 b) { return {_mm256_cmp_ps(a.v, b.v, _CMP_LT_OQ)}; }
+VF_HD Mask le(F32 a, F32 b) { return {_mm256_cmp_ps(a.v, b.v, _CMP_LE_OQ)}; }
+VF_HD Mask ge(F32 a, F32 b) { return {_mm256_cmp_ps(a.v, b.v, _CMP_GE_OQ)}; }
+VF_HD Mask eq(F32 a, F32 b) { return {_mm256_cmp_ps(a.v, b.v, _CMP_EQ_OQ)}; }
+VF_HD Mask is_nan(F32 a) { return {_mm256_cmp_ps(a.v, a.v, _CMP_UNORD_Q)}; }
+VF_HD Mask ge_u32(U32 a, U32 b) {
+  return {_mm256_castsi256_ps(_mm256_cmpeq_epi32(_mm256_max_epu32(a.v, b.v), a.v))};
+}
+VF_HD Mask operator&(Mask a, Mask b) { return {_mm256_and_ps(a.v, b.v)}; }
+VF_HD Mask operator|(Mask a, Mask b) { return {_mm256_or_ps(a.v, b.v)}; }
+VF_HD Mask operator~(Mask a) { return {_mm256_xor_ps(a.v, _mm256_castsi256_ps(_mm256_set1_epi32(-1)))}; }
+VF_HD Mask first_lanes(int64_t n) {
+  return {_mm256_castsi256_ps(low_mask(n >= kLanes ? kLanes : static_cast<int>(n)))};
+}
+VF_HD uint32_t lane_bits(Mask m) { return static_cast<uint32_t>(_mm256_movemask_ps(m.v)); }
+VF_HD bool any(Mask m) { return lane_bits(m) != 0; }
+VF_HD int count(Mask m) { return __builtin_popcount(lane_bits(m)); }
+VF_HD F32 select(Mask m, F32 a, F32 b) { return {_mm256_blendv_ps(b.v, a.v, m.v)}; }
+VF_HD U32 select_u32(Mask m, U32 a, U32 b) {
+  return {_mm256_blendv_epi8(b.v, a.v, _mm256_castps_si256(m.v))};
+}
+
+VF_HD float hmax(F32 a) {
+  __m128 x = _mm_max_ps(_mm256_castps256_ps128(a.v), _mm256_extractf128_ps(a.v, 1));
+  x = _mm_max_ps(x, _mm_movehl_ps(x, x));
+  return _mm_cvtss_f32(_mm_max_ss(x, _mm_movehdup_ps(x)));
+}
+VF_HD float hsum(F32 a) {
+  __m128 x = _mm_add_ps(_mm256_castps256_ps128(a.v), _mm256_extractf128_ps(a.v, 1));
+  x = _mm_add_ps(x, _mm_movehl_ps(x, x));
+  return _mm_cvtss_f32(_mm_add_ss(x, _mm_movehdup_ps(x)));
+}
+
+VF_HD I32 trunc_i32(F32 a) { return {_mm256_cvttps_epi32(a.v)}; }
+// For 0 <= a <= 2^31 alone: the conversion's overflow value, 0x80000000, is the right answer for 2^31.
+VF_HD U32 trunc_u32(F32 a) { return {_mm256_cvttps_epi32(a.v)}; }
+VF_HD F32 to_f32(I32 a) { return {_mm256_cvtepi32_ps(a.v)}; }
+VF_HD F32 bits_f32(I32 a) { return {_mm256_castsi256_ps(a.v)}; }
+VF_HD I32 f32_bits(F32 a) { return {_mm256_castps_si256(a.v)}; }
+VF_HD I32 operator+(I32 a, I32 b) { return {_mm256_add_epi32(a.v, b.v)}; }
+VF_HD I32 operator-(I32 a, I32 b) { return {_mm256_sub_epi32(a.v, b.v)}; }
+VF_HD I32 operator&(I32 a, I32 b) { return {_mm256_and_si256(a.v, b.v)}; }
+template <int kBits>
+VF_HD I32 shift_left(I32 a) {
+  return {_mm256_slli_epi32(a.v, kBits)};
+}
+template <int kBits>
+VF_HD I32 shift_right(I32 a) {
+  return {_mm256_srai_epi32(a.v, kBits)};
+}
+
+VF_HD U64Sum zero_wide() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
+VF_HD U64Sum add_wide(U64Sum acc, U32 x) {
+  const __m256i low = _mm256_and_si256(x.v, _mm256_set1_epi64x(0xffffffffll));
+  return {_mm256_add_epi64(acc.even, low), _mm256_add_epi64(acc.odd, _mm256_srli_epi64(x.v, 32))};
+}
+VF_HD U64Sum add_wide(U64Sum acc, U32 x, Mask m) {
+  return add_wide(acc, {_mm256_and_si256(x.v, _mm256_castps_si256(m.v))});
+}
+VF_HD uint64_t total(U64Sum acc) {
+  const __m256i sum = _mm256_add_epi64(acc.even, acc.odd);
+  const __m128i half = _mm_add_epi64(_mm256_castsi256_si128(sum), _mm256_extracti128_si256(sum, 1));
+  return static_cast<uint64_t>(_mm_cvtsi128_si64(half)) +
+         static_cast<uint64_t>(_mm_cvtsi128_si64(_mm_unpackhi_epi64(half, half)));
+}
+
+VF_END

@@ -1,0 +1,126 @@
+// Lanes of width sixteen: AVX-512 F, BW, DQ, VL. See lanes.h.
+#pragma once
+
+#include <immintrin.h>
+
+#include "common/dtype.h"
+
+VF_BEGIN
+
+constexpr int kLanes = 16;
+
+struct F32 {
+  __m512 v;
+};
+struct I32 {
+  __m512i v;
+};
+struct U32 {
+  __m512i v;
+};
+struct Mask {
+  __mmask16 v;
+};
+struct U64Sum {
+  __m512i even, odd;  // sums of the even and the odd lanes
+};
+
+VF_HD F32 splat(float x) { return {_mm512_set1_ps(x)}; }
+VF_HD I32 splat_i32(int32_t x) { return {_mm512_set1_epi32(x)}; }
+VF_HD U32 splat_u32(uint32_t x) { return {_mm512_set1_epi32(static_cast<int32_t>(x))}; }
+
+VF_HD __mmask16 low_bits(int n) { return static_cast<__mmask16>((1u << n) - 1u); }
+VF_HD F32 widen(__m256i half, F16) { return {_mm512_cvtph_ps(half)}; }
+VF_HD F32 widen(__m256i half, BF16) {
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16))};
+}
+
+VF_HD F32 load(const float* p) { return {_mm512_loadu_ps(p)}; }
+VF_HD F32 load(const float* p, int n) { return {_mm512_maskz_loadu_ps(low_bits(n), p)}; }
+template <class T>
+VF_HD F32 load(const T* p) {
+  return widen(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)), T{});
+}
+template <class T>
+VF_HD F32 load(const T* p, int n) {
+  return widen(_mm256_maskz_loadu_epi16(low_bits(n), p), T{});
+}
+
+VF_HD __m256i narrow(F32 x, F16) { return _mm512_cvtps_ph(x.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+VF_HD __m256i narrow(F32 x, BF16) {
+  const __m512i bits = _mm512_castps_si512(x.v);
+  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+  __m512i rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+  rounded = _mm512_mask_mov_epi32(rounded, _mm512_cmp_ps_mask(x.v, x.v, _CMP_UNORD_Q), _mm512_set1_epi32(0x7fc00000));
+  return _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16));
+}
+VF_HD void store(float* p, F32 x) { _mm512_storeu_ps(p, x.v); }
+VF_HD void store(float* p, F32 x, int n) { _mm512_mask_storeu_ps(p, low_bits(n), x.v); }
+template <class T>
+VF_HD void store(T* p, F32 x) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), narrow(x, T{}));
+}
+template <class T>
+VF_HD void store(T* p, F32 x, int n) {
+  _mm256_mask_storeu_epi16(p, low_bits(n), narrow(x, T{}));
+}
+VF_HD U32 load_u32(const uint32_t* p) { return {_mm512_loadu_si512(p)}; }
+VF_HD void store_u32(uint32_t* p, U32 x) { _mm512_storeu_si512(p, x.v); }
+
+VF_HD F32 operator+(F32 a, F32 b) { return {_mm512_add_ps(a.v, b.v)}; }
+VF_HD F32 operator-(F32 a, F32 b) { return {_mm512_sub_ps(a.v, b.v)}; }
+VF_HD F32 operator*(F32 a, F32 b) { return {_mm512_mul_ps(a.v, b.v)}; }
+VF_HD F32 operator/(F32 a, F32 b) { return {_mm512_div_ps(a.v, b.v)}; }
+VF_HD F32 fma(F32 a, F32 b, F32 c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+VF_HD F32 max(F32 a, F32 b) { return {_mm512_max_ps(a.v, b.v)}; }
+VF_HD F32 min(F32 a, F32 b) { return {_mm512_min_ps(a.v, b.v)}; }
+VF_HD F32 floor(F32 a) { return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC)}; }
+VF_HD F32 sqrt(F32 a) { return {_mm512_sqrt_ps(a.v)}; }
+
+VF_HD Mask lt(F32 a, F32 b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ)}; }
+VF_HD Mask le(F32 a, F32 b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_LE_OQ)}; }
+VF_HD Mask ge(F32 a, F32 b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_GE_OQ)}; }
+VF_HD Mask eq(F32 a, F32 b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_EQ_OQ)}; }
+VF_HD Mask is_nan(F32 a) { return {_mm512_cmp_ps_mask(a.v, a.v, _CMP_UNORD_Q)}; }
+VF_HD Mask ge_u32(U32 a, U32 b) { return {_mm512_cmpge_epu32_mask(a.v, b.v)}; }
+VF_HD Mask operator&(Mask a, Mask b) { return {static_cast<__mmask16>(a.v & b.v)}; }
+VF_HD Mask operator|(Mask a, Mask b) { return {static_cast<__mmask16>(a.v | b.v)}; }
+VF_HD Mask operator~(Mask a) { return {static_cast<__mmask16>(~a.v)}; }
+VF_HD Mask first_lanes(int64_t n) { return {n >= 16 ? static_cast<__mmask16>(0xffff) : low_bits(n > 0 ? n : 0)}; }
+VF_HD bool any(Mask m) { return m.v != 0; }
+VF_HD int count(Mask m) { return __builtin_popcount(m.v); }
+VF_HD uint32_t lane_bits(Mask m) { return m.v; }
+VF_HD F32 select(Mask m, F32 a, F32 b) { return {_mm512_mask_blend_ps(m.v, b.v, a.v)}; }
+VF_HD U32 select_u32(Mask m, U32 a, U32 b) { return {_mm512_mask_blend_epi32(m.v, b.v, a.v)}; }
+
+VF_HD float hmax(F32 a) { return _mm512_reduce_max_ps(a.v); }
+VF_HD float hsum(F32 a) { return _mm512_reduce_add_ps(a.v); }
+
+VF_HD I32 trunc_i32(F32 a) { return {_mm512_cvttps_epi32(a.v)}; }
+VF_HD U32 trunc_u32(F32 a) { return {_mm512_cvttps_epu32(a.v)}; }
+VF_HD F32 to_f32(I32 a) { return {_mm512_cvtepi32_ps(a.v)}; }
+VF_HD F32 bits_f32(I32 a) { return {_mm512_castsi512_ps(a.v)}; }
+VF_HD I32 f32_bits(F32 a) { return {_mm512_castps_si512(a.v)}; }
+VF_HD I32 operator+(I32 a, I32 b) { return {_mm512_add_epi32(a.v, b.v)}; }
+VF_HD I32 operator-(I32 a, I32 b) { return {_mm512_sub_epi32(a.v, b.v)}; }
+VF_HD I32 operator&(I32 a, I32 b) { return {_mm512_and_si512(a.v, b.v)}; }
+template <int kBits>
+VF_HD I32 shift_left(I32 a) {
+  return {_mm512_slli_epi32(a.v, kBits)};
+}
+template <int kBits>
+VF_HD I32 shift_right(I32 a) {
+  return {_mm512_srai_epi32(a.v, kBits)};
+}
+
+VF_HD U64Sum zero_wide() { return {_mm512_setzero_si512(), _mm512_setzero_si512()}; }
+VF_HD U64Sum add_wide(U64Sum acc, U32 x) {
+  const __m512i low = _mm512_maskz_mov_epi32(0x5555, x.v);  // even lanes, zero-extended in place
+  return {_mm512_add_epi64(acc.even, low), _mm512_add_epi64(acc.odd, _mm512_srli_epi64(x.v, 32))};
+}
+VF_HD U64Sum add_wide(U64Sum acc, U32 x, Mask m) { return add_wide(acc, {_mm512_maskz_mov_epi32(m.v, x.v)}); }
+VF_HD uint64_t total(U64Sum acc) {
+  return static_cast<uint64_t>(_mm512_reduce_add_epi64(_mm512_add_epi64(acc.even, acc.odd)));
+}
+
+VF_END

@@ -1,0 +1,63 @@
+// Which instruction set is in use, and what was built: read by every dispatch and by the introspection module.
+#include "common/simd.h"
+
+#include <atomic>
+#include <cstdlib>
+#include <cstring>
+
+#include "common/build_info.h"
+
+namespace varfast {
+namespace {
+
+constexpr const char* kNames[] = {"portable", "avx2", "avx512"};
+
+int best_level() {
+#ifdef VF_X86
+  __builtin_cpu_init();
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
+  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  return avx512 ? 2 : avx2 ? 1 : 0;
+#else
+  return 0;
+#endif
+}
+
+int parse(const char* name) {
+  for (int i = 0; i < 3; ++i) {
+    if (std::strcmp(name, kNames[i]) == 0) return i <= best_level() ? i : -1;
+  }
+  return -1;
+}
+
+// A wrong VARFAST_SIMD is reported by varfast's Python side, which reads the same variable; here it means "best".
+int initial_level() {
+  const char* wanted = std::getenv("VARFAST_SIMD");
+  const int level = wanted == nullptr ? -1 : parse(wanted);
+  return level >= 0 ? level : best_level();
+}
+
+std::atomic<int>& level() {
+  static std::atomic<int> current{initial_level()};
+  return current;
+}
+
+}  // namespace
+
+Simd simd_level() { return static_cast<Simd>(level().load(std::memory_order_relaxed)); }
+
+}  // namespace varfast
+
+extern "C" {
+const char* varfast_simd_level() { return varfast::kNames[static_cast<int>(varfast::simd_level())]; }
+const char* varfast_best_simd_level() { return varfast::kNames[varfast::best_level()]; }
+int varfast_set_simd_level(const char* name) {
+  const int wanted = varfast::parse(name);
+  if (wanted < 0) return -1;
+  varfast::level().store(wanted);
+  return 0;
+}
+const char* varfast_build_levels() { return VF_BUILD_LEVELS; }
+const char* varfast_build_compiler() { return VF_BUILD_COMPILER; }
+}

@@ -1,0 +1,161 @@
+// P = kron(A_h, A_w) + kron(U_h, U_w) - kron(R_h U_h, R_w U_w), where D_n is the orthonormal DCT-II matrix, U the 1-D
+// interpolation, A = sqrt(n/m) D_n[:c]^T D_m[:c] and R = D_n[:c]^T D_n[:c]. It takes the block [0:c_h, 0:c_w] of the
+// spectrum from prev and the rest from the interpolated map (SSG, arXiv 2602.05534, "DSE").
+#include "dse_prior/dse_operator.h"
+
+#include <cmath>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <numbers>
+#include <stdexcept>
+#include <tuple>
+#include <vector>
+
+namespace varfast {
+namespace {
+
+struct Matrix {
+  int64_t rows, cols;
+  std::vector<double> data;
+  Matrix(int64_t r, int64_t c) : rows(r), cols(c), data(r * c, 0.0) {}
+  double& operator()(int64_t i, int64_t j) { return data[i * cols + j]; }
+  double operator()(int64_t i, int64_t j) const { return data[i * cols + j]; }
+};
+
+// The first c rows of the orthonormal DCT-II of size n.
+Matrix dct(int64_t n, int64_t c) {
+  Matrix out(c, n);
+  for (int64_t k = 0; k < c; ++k) {
+    const double scale = std::sqrt((k == 0 ? 1.0 : 2.0) / static_cast<double>(n));
+    for (int64_t i = 0; i < n; ++i) {
+      out(k, i) = scale * std::cos(std::numbers::pi * static_cast<double>((2 * i + 1) * k) / static_cast<double>(2 * n));
+    }
+  }
+  return out;
+}
+
+// scale * a^T b
+Matrix transposed_product(const Matrix& a, const Matrix& b, double scale) {
+  Matrix out(a.cols, b.cols);
+  for (int64_t k = 0; k < a.rows; ++k) {
+    for (int64_t i = 0; i < a.cols; ++i) {
+      for (int64_t j = 0; j < b.cols; ++j) out(i, j) += scale * a(k, i) * b(k, j);
+    }
+  }
+  return out;
+}
+
+double cubic(double x) {  // Keys' kernel with a = -0.75, torch's
+  constexpr double a = -0.75;
+  x = std::fabs(x);
+  if (x <= 1) return ((a + 2) * x - (a + 3)) * x * x + 1;
+  return x < 2 ? ((a * x - 5 * a) * x + 8 * a) * x - 4 * a : 0.0;
+}
+
+// Row i holds the weights of the m sources of target i of n (half-pixel centres, edges repeated).
+Matrix interpolation(int64_t n, int64_t m, const std::string& mode) {
+  Matrix out(n, m);
+  const auto inside = [m](int64_t s) { return s < 0 ? 0 : s >= m ? m - 1 : s; };
+  for (int64_t i = 0; i < n; ++i) {
+    const double centre = (static_cast<double>(i) + 0.5) * static_cast<double>(m) / static_cast<double>(n) - 0.5;
+    if (mode == "mean") {
+      for (int64_t s = 0; s < m; ++s) out(i, s) = 1.0 / static_cast<double>(m);
+    } else if (mode == "nearest") {
+      out(i, i * m / n) = 1.0;
+    } else if (mode == "bilinear") {
+      const double at = std::fmax(centre, 0.0);
+      const int64_t low = static_cast<int64_t>(at);
+      out(i, inside(low)) += 1.0 - (at - static_cast<double>(low));
+      out(i, inside(low + 1)) += at - static_cast<double>(low);
+    } else if (mode == "bicubic") {
+      const int64_t low = static_cast<int64_t>(std::floor(centre));
+      for (int64_t s = low - 1; s <= low + 2; ++s) out(i, inside(s)) += cubic(centre - static_cast<double>(s));
+    } else {
+      throw std::runtime_error("unknown interpolation '" + mode + "'");
+    }
+  }
+  return out;
+}
+
+struct Operator {
+  std::vector<float> matrix, along_h, along_w;
+  PriorPlan plan;
+};
+
+// The separable form costs about terms * (m_h + m_w) multiplications a value, the matrix m_h * m_w. Up to 64 sources
+// (8 x 8) the matrix is the cheaper or within 1.2x of it, and simpler on every device.
+constexpr int64_t kDenseSources = 64;
+
+std::unique_ptr<Operator> make(const PriorSpec& spec) {
+  const auto [m_h, m_w] = spec.prev_hw;
+  const auto [h, w] = spec.hw;
+  std::vector<std::pair<Matrix, Matrix>> terms;
+  if (spec.prev_hw == spec.hw && spec.prior != "mean") {  // exact, where rounding would leave 1e-8
+    terms.emplace_back(interpolation(h, m_h, "nearest"), interpolation(w, m_w, "nearest"));
+  } else if (spec.prior == "dse") {
+    const auto side = [&](int64_t n, int64_t m, int64_t c) {
+      const Matrix d = dct(n, c);
+      const Matrix u = interpolation(n, m, spec.interp);
+      const Matrix a = transposed_product(d, dct(m, c), std::sqrt(static_cast<double>(n) / static_cast<double>(m)));
+      // R U = (R^T) U, R being symmetric
+      return std::tuple(a, u, transposed_product(transposed_product(d, d, 1.0), u, 1.0));
+    };
+    auto [a_h, u_h, ru_h] = side(h, m_h, spec.cutoff[0]);
+    auto [a_w, u_w, ru_w] = side(w, m_w, spec.cutoff[1]);
+    for (double& x : ru_w.data) x = -x;
+    terms.emplace_back(a_h, a_w);
+    terms.emplace_back(u_h, u_w);
+    terms.emplace_back(ru_h, ru_w);
+  } else {
+    terms.emplace_back(interpolation(h, m_h, spec.prior), interpolation(w, m_w, spec.prior));
+  }
+
+  auto out = std::make_unique<Operator>();
+  out->plan = {static_cast<int32_t>(m_h), static_cast<int32_t>(m_w), static_cast<int32_t>(h), static_cast<int32_t>(w),
+               0, nullptr, nullptr, nullptr};
+  if (m_h * m_w <= kDenseSources) {
+    for (int64_t i = 0; i < h; ++i) {
+      for (int64_t j = 0; j < w; ++j) {
+        for (int64_t r = 0; r < m_h; ++r) {
+          for (int64_t c = 0; c < m_w; ++c) {
+            double sum = 0;
+            for (const auto& [along_h, along_w] : terms) sum += along_h(i, r) * along_w(j, c);
+            out->matrix.push_back(static_cast<float>(sum));
+          }
+        }
+      }
+    }
+  } else {
+    out->plan.terms = static_cast<int32_t>(terms.size());
+    for (const auto& [along_h, along_w] : terms) {
+      for (double x : along_h.data) out->along_h.push_back(static_cast<float>(x));
+      for (double x : along_w.data) out->along_w.push_back(static_cast<float>(x));
+    }
+  }
+  out->plan.matrix = out->matrix.data();
+  out->plan.along_h = out->along_h.data();
+  out->plan.along_w = out->along_w.data();
+  return out;
+}
+
+}  // namespace
+
+const PriorPlan& dse_operator(const PriorSpec& spec) {
+  for (int axis = 0; axis < 2; ++axis) {
+    const int64_t n = spec.hw[axis], m = spec.prev_hw[axis], c = spec.cutoff[axis];
+    if (n < 1 || m < 1 || n > 4096 || m > 4096) throw std::runtime_error("grids must have sides of 1 to 4096");
+    if (c < 0 || c > n || c > m) throw std::runtime_error("cutoff must lie in [0, min(prev, target)] on each axis");
+  }
+  static std::mutex lock;
+  static std::map<std::tuple<int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, std::string, std::string>,
+                  std::unique_ptr<Operator>>
+      cache;
+  const std::lock_guard<std::mutex> guard(lock);
+  auto& entry = cache[{spec.prev_hw[0], spec.prev_hw[1], spec.hw[0], spec.hw[1], spec.cutoff[0], spec.cutoff[1],
+                       spec.prior, spec.interp}];
+  if (!entry) entry = make(spec);
+  return entry->plan;
+}
+
+}  // namespace varfast

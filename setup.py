@@ -1,0 +1,80 @@
+"""Builds the op library (and, asked for, the CUDA one) by calling CMake; CMakeLists.txt owns sources and flags.
+
+Environment: VARFAST_CUDA=auto|on|off (auto: only for a CUDA build of torch), VARFAST_CUDA_ARCHS (CMake form, "80;90"),
+VARFAST_BUILD_DIR (keeps CMake's tree between builds).
+"""
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).resolve().parent
+
+
+def find_torch() -> Path | None:
+    """Folder of an installed torch, also from inside pip's isolated build environment.
+
+    The stable ABI asks for torch's headers and library alone, never for importing it, so the torch of the surrounding
+    environment serves an isolated build as well.
+    """
+    spec = importlib.util.find_spec("torch")
+    if spec is not None and spec.origin is not None:
+        return Path(spec.origin).parent
+    for name in ("purelib", "platlib"):
+        folder = Path(sysconfig.get_path(name, vars={"base": sys.prefix, "platbase": sys.prefix})) / "torch"
+        if (folder / "include").is_dir():
+            return folder
+    return None
+
+
+def torch_has_cuda(torch: Path) -> bool:
+    found = re.search(r"^cuda\b.*=\s*(.+)$", (torch / "version.py").read_text(), re.MULTILINE)
+    return found is not None and found.group(1).strip() != "None"
+
+
+def want_cuda(torch: Path) -> bool:
+    choice = os.environ.get("VARFAST_CUDA", "auto").lower()
+    if choice not in ("auto", "on", "off"):
+        raise SystemExit(f"VARFAST_CUDA must be auto, on or off, got {choice!r}")
+    return choice == "on" or (choice == "auto" and torch_has_cuda(torch))
+
+
+class CMakeBuild(build_ext):
+    def run(self) -> None:
+        torch = find_torch()
+        if torch is None:
+            raise SystemExit("building varfast needs torch's headers: install torch >= 2.10 first")
+        import pybind11
+
+        target = Path(self.get_ext_fullpath("varfast._info")).resolve().parent
+        target.mkdir(parents=True, exist_ok=True)
+        tree = Path(os.environ.get("VARFAST_BUILD_DIR", ROOT / "build" / "cmake")).resolve()
+        configure = [
+            "cmake", "-S", str(ROOT), "-B", str(tree), "-G", "Ninja",
+            "-DCMAKE_BUILD_TYPE=Release",
+            f"-DTORCH_DIR={torch}",
+            f"-DPython_EXECUTABLE={sys.executable}",
+            f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
+            f"-DVARFAST_OUTPUT={target}",
+            f"-DVARFAST_CUDA={'ON' if want_cuda(torch) else 'OFF'}",
+            f"-DVARFAST_INFO_SUFFIX={sysconfig.get_config_var('EXT_SUFFIX')}",
+        ]  # fmt: skip
+        if archs := os.environ.get("VARFAST_CUDA_ARCHS"):
+            configure.append(f"-DVARFAST_CUDA_ARCHS={archs}")
+        subprocess.check_call(configure)
+        subprocess.check_call(["cmake", "--build", str(tree)])
+
+
+setup(
+    # One name stands for all that CMake puts beside it; the others are plain libraries that Python never imports.
+    ext_modules=[Extension("varfast._info", sources=[])],
+    cmdclass={"build_ext": CMakeBuild},
+    setup_requires=[] if find_torch() else ["torch==2.13.0"],
+)

@@ -1,0 +1,33 @@
+"""Marks that carry their own skips, and the switch that turns skips into failures."""
+
+import importlib.util
+import os
+
+import pytest
+import torch
+
+
+def _missing() -> dict[str, str]:
+    missing = {}
+    if not torch.cuda.is_available():
+        missing["gpu"] = "needs a GPU"
+    if importlib.util.find_spec("triton") is None:
+        missing["needs_triton"] = "needs the triton package"
+    if not os.environ.get("VARFAST_UPSTREAM"):
+        missing["upstream"] = "needs VARFAST_UPSTREAM, a folder of checkouts of the hosts' sources"
+    return missing
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="run the tests marked slow as well")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    missing = _missing()
+    if not config.getoption("--slow"):
+        missing["slow"] = "slow: run with --slow (`make check`)"
+    required = set(filter(None, os.environ.get("VARFAST_REQUIRE", "").split(",")))
+    for item in items:
+        for mark, reason in missing.items():
+            if mark in item.keywords and mark not in required:
+                item.add_marker(pytest.mark.skip(reason=reason))

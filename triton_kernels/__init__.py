@@ -1,0 +1,1 @@
+"""GPU kernels in Triton, one file per op; installed as varfast.triton_kernels."""

@@ -1,0 +1,1 @@
+"""What each paper defines, as small objects built on the ops."""

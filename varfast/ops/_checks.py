@@ -1,0 +1,101 @@
+"""Argument checks that several ops share: each names the argument, what it got and what it needs."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+PRIORS = ("dse", "nearest", "bilinear", "bicubic", "mean")
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
+
+
+def check_tensor(name: str, value: object, shape: str, dtypes: Sequence[torch.dtype] = FLOATS) -> Tensor:
+    """Checks that `value` is a tensor of as many dimensions as `shape` names ("B, L, V") and of one of `dtypes`."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a tensor of shape ({shape}), got {type(value).__name__}")
+    if value.dim() != len(shape.split(",")):
+        raise ValueError(f"{name} must have shape ({shape}), got {tuple(value.shape)}")
+    if value.dtype not in dtypes:
+        wanted = " or ".join(str(d).removeprefix("torch.") for d in dtypes)
+        raise TypeError(f"{name} must be {wanted}, got {str(value.dtype).removeprefix('torch.')}")
+    return value
+
+
+def check_like(name: str, value: object, shape: Sequence[int], model: Tensor, model_name: str) -> Tensor:
+    """Checks that `value` is a tensor of exactly this shape, with the dtype and device of another argument."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a tensor of shape {tuple(shape)}, got {type(value).__name__}")
+    if tuple(value.shape) != tuple(shape):
+        raise ValueError(f"{name} must have shape {tuple(shape)}, got {tuple(value.shape)}")
+    if value.dtype != model.dtype:
+        raise TypeError(f"{name} must have {model_name}'s dtype {model.dtype}, got {value.dtype}")
+    return check_device(name, value, model, model_name)
+
+
+def check_device(name: str, value: Tensor, model: Tensor, model_name: str) -> Tensor:
+    """Checks that two arguments live on one device."""
+    if value.device != model.device:
+        raise ValueError(f"{name} must be on {model_name}'s device {model.device}, got {value.device}")
+    return value
+
+
+def check_grid(name: str, value: object) -> tuple[int, int]:
+    """Checks a pair of positive ints."""
+    if not isinstance(value, Sequence) or len(value) != 2 or not all(isinstance(n, int) for n in value):
+        raise TypeError(f"{name} must be a pair of ints (height, width), got {value!r}")
+    if min(value) < 1:
+        raise ValueError(f"{name} must be positive, got {tuple(value)}")
+    return value[0], value[1]
+
+
+def check_prior(
+    prev_hw: tuple[int, int], hw: tuple[int, int], prior: str, interp: str, cutoff: Sequence[int] | None
+) -> tuple[int, int]:
+    """Checks the names of a prior and returns its cutoff, by default all that prev knows and the target can hold."""
+    if prior not in PRIORS:
+        raise ValueError(f"prior must be one of {', '.join(PRIORS)}, got {prior!r}")
+    if interp not in INTERPOLATIONS:
+        raise ValueError(f"interp must be one of {', '.join(INTERPOLATIONS)}, got {interp!r}")
+    largest = (min(prev_hw[0], hw[0]), min(prev_hw[1], hw[1]))
+    if cutoff is None:
+        return largest
+    if not isinstance(cutoff, Sequence) or len(cutoff) != 2 or not all(isinstance(n, int) for n in cutoff):
+        raise TypeError(f"cutoff must be a pair of ints or None, got {cutoff!r}")
+    if min(cutoff) < 0 or cutoff[0] > largest[0] or cutoff[1] > largest[1]:
+        raise ValueError(f"cutoff must lie between (0, 0) and {largest} for these grids, got {tuple(cutoff)}")
+    return cutoff[0], cutoff[1]
+
+
+def scalar_argument(
+    name: str,
+    value: float | Tensor,
+    batch: int,
+    device: torch.device,
+    *,
+    length: int | None = None,
+    low: float = -math.inf,
+    high: float = math.inf,
+) -> tuple[float, Tensor | None]:
+    """Splits a number-or-tensor argument into the two forms that the schemas carry: (float, float64 tensor or None).
+
+    A tensor is 0-dim, (B,) or, where `length` is given, (B, L); its values are not read back, so only a float is
+    checked against [low, high].
+    """
+    if isinstance(value, Tensor):
+        shapes: list[tuple[int, ...]] = [(), (batch,)] + ([(batch, length)] if length is not None else [])
+        if tuple(value.shape) not in shapes:
+            raise ValueError(f"{name} must be a number or a tensor of shape {shapes}, got {tuple(value.shape)}")
+        if not value.dtype.is_floating_point:
+            raise TypeError(f"{name} must be a floating-point tensor, got {value.dtype}")
+        if value.dim() == 0:  # a 0-dim tensor may come from anywhere, as torch's own operators allow
+            return 0.0, value.to(device=device, dtype=torch.float64)
+        if value.device != device:
+            raise ValueError(f"{name} must be on {device}, got {value.device}")
+        return 0.0, value.to(torch.float64)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number or a tensor, got {type(value).__name__}")
+    if not low <= value <= high:
+        raise ValueError(f"{name} must lie in [{low}, {high}], got {value}")
+    return float(value), None

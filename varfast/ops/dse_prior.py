@@ -1,0 +1,79 @@
+"""dse_prior: what the previous scale already says about the next one."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from varfast import _library
+from varfast.ops import _checks
+from varfast.reference.dse_prior import dse_prior as _reference
+
+
+def dse_prior(
+    prev: Tensor,
+    *,
+    prev_hw: Sequence[int],
+    hw: Sequence[int],
+    prior: str = "dse",
+    interp: str = "bilinear",
+    cutoff: Sequence[int] | None = None,
+) -> Tensor:
+    """Coarse prior of the next scale's map, built from the previous one in the DCT domain.
+
+    The map is interpolated to the target grid; then the block ``[0:c_h, 0:c_w]`` of its spectrum is replaced by
+    prev's own spectrum times ``sqrt(h*w / (m_h*m_w))`` (Discrete Spatial Enhancement, SSG, arXiv 2602.05534). The
+    result is linear in `prev`, preserves constants, and is `prev` itself on equal grids.
+
+    Args:
+        prev: (B, m_h*m_w, C), float32, float16 or bfloat16; any strides. Logits or features, row-major positions.
+        prev_hw: grid (m_h, m_w) of `prev`.
+        hw: target grid (h, w).
+        prior: "dse"; or an ablation without the spectral step: "nearest", "bilinear", "bicubic" (interpolation
+            alone), "mean" (the mean over positions: no spatial structure at all).
+        interp: interpolation inside "dse" (half-pixel centres, as torch's with align_corners=False).
+        cutoff: (c_h, c_w), by default (min(m_h, h), min(m_w, w)).
+
+    Returns:
+        (B, h*w, C), dtype of `prev`; sums are float32.
+
+    Raises:
+        TypeError: a wrong dtype or type. ValueError: a wrong shape, name, grid or cutoff.
+
+    Notes:
+        A channel of an image that holds a NaN or +inf anywhere in `prev` comes out as NaN everywhere; one that holds
+        -inf has no prior and comes out as -inf. Differentiable in `prev` (finite values). The same bits whatever the
+        batch, the strides and the number of threads.
+    """
+    _checks.check_tensor("prev", prev, "B, m_h*m_w, C")
+    source, target = _checks.check_grid("prev_hw", prev_hw), _checks.check_grid("hw", hw)
+    if prev.shape[1] != source[0] * source[1]:
+        raise ValueError(f"prev must have {source[0] * source[1]} positions for prev_hw {source}, got {prev.shape[1]}")
+    block = _checks.check_prior(source, target, prior, interp, cutoff)
+    return torch.ops.varfast.dse_prior(prev, source, target, prior, interp, block)
+
+
+@torch.library.register_fake("varfast::dse_prior")
+def _fake(prev: Tensor, prev_hw: list[int], hw: list[int], prior: str, interp: str, cutoff: list[int]) -> Tensor:
+    return prev.new_empty(prev.shape[0], hw[0] * hw[1], prev.shape[2])
+
+
+def transposed(grad: Tensor, prev_hw: Sequence[int], hw: Sequence[int], prior: str, interp: str, cutoff: Sequence[int]) -> Tensor:
+    """Applies the operator's transpose: gradient (B, h*w, C) of the prior -> gradient (B, m_h*m_w, C) of prev."""
+    sources = prev_hw[0] * prev_hw[1]
+    unit = torch.eye(sources, dtype=torch.float32, device=grad.device)[None]
+    operator = torch.ops.varfast.dse_prior(unit, prev_hw, hw, prior, interp, cutoff)[0]
+    work = torch.promote_types(grad.dtype, torch.float32)
+    return torch.einsum("ps,bpc->bsc", operator.to(work), grad.to(work)).to(grad.dtype)
+
+
+def _setup(ctx: torch.autograd.function.FunctionCtx, inputs: tuple, output: Tensor) -> None:
+    ctx.operator = inputs[1:]  # type: ignore[attr-defined]
+
+
+def _backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple:
+    return transposed(grad, *ctx.operator), None, None, None, None, None  # type: ignore[attr-defined]
+
+
+torch.library.register_autograd("varfast::dse_prior", _backward, setup_context=_setup)
+_library.register_reference("dse_prior", _reference)

@@ -1,0 +1,1 @@
+"""The mathematics in plain PyTorch: the specification that every kernel is tested against."""
