@@ -1,0 +1,98 @@
+"""Our own VAR and its multi-scale VQ-VAE, compatible with the public checkpoints, and the built-in small model."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+
+from varfast.models import checkpoint
+from varfast.models.quantizer import Grid
+from varfast.models.var import VAR, State, VARConfig
+from varfast.models.vqvae import VQVAE, VQVAEConfig
+
+__all__ = ["VAR", "VQVAE", "State", "VARConfig", "VQVAEConfig", "load"]
+
+BUILTIN = Path(__file__).resolve().parent.parent / "weights" / "builtin.safetensors"
+HUB = "FoundationVision/var"
+HUB_VAE = "vae_ch160v4096z32.pth"
+HUB_VARS = {f"var-d{depth}": f"var_d{depth}.pth" for depth in (16, 20, 24, 30, 36)}
+
+PathLike = str | os.PathLike[str]
+
+
+def load(
+    name_or_path: PathLike = "builtin",
+    vae: PathLike | VQVAE | None = None,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    download: bool = False,
+    grids: Iterable[Grid] | None = None,
+    heads: int | None = None,
+) -> VAR:
+    """A VAR ready to generate, in eval mode and without gradients.
+
+    `name_or_path`: "builtin" (the Fashion-MNIST model inside the package), "var-d16" to "var-d36" (the public
+    ImageNet models, fetched through huggingface_hub with `download=True`), or a file. `vae`: the VQ-VAE's file, or
+    the object; not needed for files that hold both. `dtype` is the transformer's; the VQ-VAE stays in float32.
+    `grids` and `heads` are for files whose shapes leave them open.
+
+    Raises FileNotFoundError for missing files, ValueError for files that do not fit, saying which tensors.
+    """
+    if str(name_or_path) == "builtin":
+        name_or_path = BUILTIN
+        if not BUILTIN.is_file():
+            raise FileNotFoundError(f"no built-in model at {BUILTIN}: train it with `varfast train`")
+    elif str(name_or_path) in HUB_VARS:
+        name_or_path, fetched = _from_hub(str(name_or_path), download)
+        vae = fetched if vae is None else vae
+    tensors, metadata = checkpoint.read(name_or_path)
+    stored = checkpoint.stored_configs(metadata)
+    if stored is not None:
+        config = checkpoint.make_config(VARConfig, stored["var"])
+        if vae is None:
+            vae_config = checkpoint.make_config(VQVAEConfig, stored["vae"])
+            vae = _build_vae(vae_config, _under("vae.", tensors), f"{name_or_path} (vae)", device)
+        tensors = _under("var.", tensors)
+    else:
+        config = checkpoint.infer_var(tensors, grids=grids, heads=heads)
+    if vae is None:
+        raise ValueError(f"vae: got None, but {name_or_path} holds the transformer alone; give the VQ-VAE's file")
+    if not isinstance(vae, VQVAE):
+        vae_tensors, _ = checkpoint.read(vae)
+        vae = _build_vae(checkpoint.infer_vae(vae_tensors, config.grids), vae_tensors, str(vae), device)
+    with torch.device("meta"):
+        model = VAR(config, vae)
+    checkpoint.fill(model, tensors, what=str(name_or_path), dtype=dtype, device=device)
+    return model.eval().requires_grad_(False)
+
+
+def _build_vae(config: VQVAEConfig, tensors: checkpoint.Tensors, what: str, device: torch.device | str) -> VQVAE:
+    with torch.device("meta"):
+        vae = VQVAE(config)
+    checkpoint.fill(vae, tensors, what=what, dtype=torch.float32, device=device)
+    return vae.eval().requires_grad_(False)
+
+
+def _under(prefix: str, tensors: checkpoint.Tensors) -> checkpoint.Tensors:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+
+def _from_hub(name: str, download: bool) -> tuple[str, str]:
+    """Local paths of a public model and its VQ-VAE."""
+    if not download:
+        raise ValueError(
+            f"{name}: not in the package. Give download=True to fetch {HUB_VARS[name]} and {HUB_VAE} from "
+            f"huggingface.co/{HUB}, or the paths of your copies: load('{HUB_VARS[name]}', vae='{HUB_VAE}')"
+        )
+    try:
+        from huggingface_hub import hf_hub_download
+    except ImportError as error:
+        raise ImportError(f"{name}: downloading needs `pip install huggingface_hub`") from error
+    try:
+        return hf_hub_download(HUB, HUB_VARS[name]), hf_hub_download(HUB, HUB_VAE)
+    except Exception as error:
+        raise ConnectionError(f"{name}: could not fetch it from huggingface.co/{HUB}: {error}") from error

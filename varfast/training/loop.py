@@ -1,0 +1,187 @@
+"""The loop all trainers share: resumable, atomic checkpoints, cosine learning rate, moving average of the weights.
+
+Everything random in step `i` follows from `(seed, i)` alone, so that a resumed run repeats an uninterrupted one
+and a checkpoint needs no generator state.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+SHOW_EVERY = 10
+StepFn = Callable[[int, Tensor], dict[str, Tensor]]
+
+
+@dataclass
+class Run:
+    """What a training run owns.
+
+    `modules` and `optimizers` are saved by name; each optimizer's own learning rates are the peaks of the schedule.
+    `averages` (a moving average of every module, for evaluation and export) is made here.
+    """
+
+    name: str
+    out_dir: Path
+    modules: dict[str, nn.Module]
+    optimizers: Sequence[torch.optim.Optimizer]
+    steps: int
+    batch_size: int
+    warmup: int = 50
+    final_lr: float = 0.0
+    seed: int = 0
+    ema: float = 0.999
+    save_every: int = 100
+    step: int = 0
+    averages: dict[str, nn.Module] = field(init=False)
+    peaks: list[list[float]] = field(init=False)
+    shown: dict[str, Tensor] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.batch_size < 1:
+            raise ValueError(f"steps and batch_size: got {self.steps} and {self.batch_size}, need at least 1")
+        self.out_dir = writable_folder(self.out_dir)
+        self.averages = {k: copy.deepcopy(m).eval().requires_grad_(False) for k, m in self.modules.items()}
+        self.peaks = [[g["lr"] for g in o.param_groups] for o in self.optimizers]
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where the state of this run is kept."""
+        return self.out_dir / f"{self.name}.pt"
+
+    def fit(self, step_fn: StepFn, data_size: int, *, resume: bool = True) -> None:
+        """Call `step_fn(step, indices)` for every step, with `indices` (batch_size,) into the data.
+
+        `step_fn` does the whole step (zero_grad, backward, optimizer steps) and returns scalars to show.
+        A finished checkpoint with `resume=True` returns at once.
+        """
+        if resume and self.checkpoint.is_file():
+            self.load()
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+                   TextColumn("{task.fields[shown]}"))
+        console = Console(stderr=True)
+        with torch.random.fork_rng(devices=[]), Progress(*columns, console=console, refresh_per_second=2) as bar:
+            task = bar.add_task(self.name, total=self.steps, completed=self.step, shown="")
+            while self.step < self.steps:
+                self._one_step(step_fn, data_size)
+                if self.step % SHOW_EVERY == 0:
+                    self._show(bar, task)
+                bar.update(task, completed=self.step)
+                if self.step % self.save_every == 0:
+                    self.save()
+        self.save()
+
+    def _show(self, bar: Progress, task: TaskID) -> None:
+        numbers = {k: float(v) for k, v in self.shown.items()}
+        if not all(map(math.isfinite, numbers.values())):
+            raise FloatingPointError(f"{self.name}: step {self.step} gave {numbers}; lower the learning rate")
+        text = "  ".join(f"{k} {v:.4g}" for k, v in numbers.items())
+        bar.update(task, shown=text)
+        # A log file gets no bar, so it gets a line now and then.
+        if not bar.console.is_terminal and self.step % (10 * SHOW_EVERY) == 0:
+            bar.console.print(f"{self.name} {self.step}/{self.steps}  {text}")
+
+    def _one_step(self, step_fn: StepFn, data_size: int) -> None:
+        scale = lr_scale(self.step, self.steps, self.warmup, self.final_lr)
+        for optimizer, peaks in zip(self.optimizers, self.peaks, strict=True):
+            for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+                group["lr"] = peak * scale
+        indices = batch_indices(self.step, data_size, self.batch_size, self.seed)
+        torch.manual_seed(self.seed * 1_000_003 + self.step)
+        self.shown = step_fn(self.step, indices)
+        self.step += 1
+        self._average()
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        # A young average forgets its random start quickly: (1+n)/(10+n) is 0.5 after 8 steps, 0.99 after 890.
+        keep = min(self.ema, (1 + self.step) / (10 + self.step))
+        for name, module in self.modules.items():
+            slow, fast = list(_tensors(self.averages[name])), list(_tensors(module))
+            floats = [(s, f) for s, f in zip(slow, fast, strict=True) if s.is_floating_point()]
+            torch._foreach_lerp_([s for s, _ in floats], [f for _, f in floats], 1 - keep)
+            for s, f in zip(slow, fast, strict=True):
+                if not s.is_floating_point():
+                    s.copy_(f)
+
+    def save(self) -> None:
+        """Write the checkpoint; the old one stays whole until the new one is."""
+        state = {
+            "step": self.step,
+            "steps": self.steps,
+            "modules": {k: m.state_dict() for k, m in self.modules.items()},
+            "averages": {k: m.state_dict() for k, m in self.averages.items()},
+            "optimizers": [o.state_dict() for o in self.optimizers],
+        }
+        atomic_write(self.checkpoint, lambda path: torch.save(state, path))
+
+    def load(self) -> None:
+        """Take over the state in the checkpoint; ValueError if it belongs to a run of another shape."""
+        state: dict[str, Any] = torch.load(self.checkpoint, weights_only=True)
+        try:
+            for name, module in self.modules.items():
+                module.load_state_dict(state["modules"][name])
+                self.averages[name].load_state_dict(state["averages"][name])
+            for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+                optimizer.load_state_dict(saved)
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise ValueError(
+                f"{self.checkpoint}: belongs to a run of another shape; delete it or pass resume=False ({error})"
+            ) from error
+        self.step = int(state["step"])
+
+
+def _tensors(module: nn.Module) -> Iterable[Tensor]:
+    return (*module.parameters(), *module.buffers())
+
+
+def lr_scale(step: int, steps: int, warmup: int, final: float = 0.0) -> float:
+    """Linear rise over `warmup` steps, then half a cosine from 1 to `final` at `steps`."""
+    if step < warmup:
+        return (step + 1) / warmup
+    done = (step - warmup) / max(1, steps - warmup)
+    return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+
+def batch_indices(step: int, data_size: int, batch_size: int, seed: int) -> Tensor:
+    """Indices (batch_size,) of one step: a fresh permutation of the data per epoch, its ragged end left out."""
+    per_epoch = data_size // batch_size
+    if per_epoch < 1:
+        raise ValueError(f"batch_size: got {batch_size}, needs at most the {data_size} images there are")
+    epoch, place = divmod(step, per_epoch)
+    order = torch.randperm(data_size, generator=torch.Generator().manual_seed(seed * 7919 + epoch))
+    return order[place * batch_size : (place + 1) * batch_size]
+
+
+def writable_folder(path: str | os.PathLike[str]) -> Path:
+    """Make `path` if need be; PermissionError or NotADirectoryError, naming it, if nothing can be written there."""
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise NotADirectoryError(f"out_dir: {folder} is a file, needs a folder") from error
+    except OSError as error:
+        raise PermissionError(f"out_dir: cannot make the folder {folder}: {error}") from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(f"out_dir: no permission to write in {folder}")
+    return folder
+
+
+def atomic_write(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` fill a temporary file beside `path`, then rename it: readers see the old file or the new one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
