@@ -44,7 +44,7 @@ def read(path: str | os.PathLike[str]) -> tuple[Tensors, dict[str, str]]:
     if file.suffix == ".safetensors":
         try:
             with safe_open(file, framework="pt") as handle:
-                return {k: handle.get_tensor(k) for k in handle.keys()}, dict(handle.metadata() or {})
+                return {k: handle.get_tensor(k) for k in list(handle.keys())}, dict(handle.metadata() or {})
         except SafetensorError as error:
             raise ValueError(f"{file}: not a safetensors file: {error}") from error
     if file.suffix not in (".pth", ".pt"):
@@ -70,8 +70,9 @@ def write_metadata(vae: VQVAEConfig, var: VARConfig) -> dict[str, str]:
 
 def make_config(kind: type[VARConfig] | type[VQVAEConfig], stored: dict[str, Any]) -> Any:
     """A config of `kind` from its JSON form, where tuples have become lists."""
-    fixed = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()}
-    return kind(**(fixed | {"grids": tuple((int(h), int(w)) for h, w in stored["grids"])}))
+    fixed: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()}
+    fixed["grids"] = tuple((int(h), int(w)) for h, w in stored["grids"])
+    return kind(**fixed)
 
 
 def infer_var(tensors: Tensors, *, grids: Iterable[Grid] | None = None, heads: int | None = None) -> VARConfig:

@@ -6,8 +6,9 @@ Two ways through it: `forward`, all scales at once with a block-causal mask (tra
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -137,13 +138,13 @@ class VAR(nn.Module):
 
     def _mask(self) -> Tensor:
         """(sum of L, sum of L), True where a token (row) may look: at its own scale and those before."""
-        make = self.pos_1LC.new_full
-        level = torch.cat([make((length,), k, dtype=torch.int32) for k, length in enumerate(self.config.lengths)])
+        device = self.pos_1LC.device
+        level = torch.cat([torch.full((n,), k, device=device) for k, n in enumerate(self.config.lengths)])
         return level[:, None] >= level[None, :]
 
     def _modulations(self, cond: Tensor) -> list[Modulation]:
         shared = self.shared_ada_lin(cond) if self.config.shared_aln else None
-        return [block.modulation(cond, shared) for block in self.blocks]
+        return [block.modulation(cond, shared) for block in cast(Iterable[Block], self.blocks)]
 
     def forward(self, labels: Tensor, inputs: Tensor | Sequence[Tensor]) -> Tensor:
         """Logits (B, sum of L, V) of all scales' tokens given those of the scales before.

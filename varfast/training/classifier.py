@@ -32,7 +32,7 @@ def train_classifier(
     data = load_split("train", data_dir)
     images, labels = data.images[:limit], data.labels[:limit]
     torch.manual_seed(seed)
-    model = Classifier().train().to(memory_format=torch.channels_last)
+    model = Classifier().train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.02)
     run = Run("classifier", out_dir, {"classifier": model}, [optimizer], steps, batch_size, warmup=100, seed=seed,
               ema=0.99, save_every=save_every)

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from torch import Tensor, nn
 
 SHOW_EVERY = 10
 StepFn = Callable[[int, Tensor], dict[str, Tensor]]
@@ -32,7 +32,7 @@ class Run:
     """
 
     name: str
-    out_dir: Path
+    out_dir: str | os.PathLike[str]
     modules: dict[str, nn.Module]
     optimizers: Sequence[torch.optim.Optimizer]
     steps: int
@@ -44,20 +44,21 @@ class Run:
     save_every: int = 100
     step: int = 0
     averages: dict[str, nn.Module] = field(init=False)
+    folder: Path = field(init=False)
     peaks: list[list[float]] = field(init=False)
     shown: dict[str, Tensor] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch_size < 1:
             raise ValueError(f"steps and batch_size: got {self.steps} and {self.batch_size}, need at least 1")
-        self.out_dir = writable_folder(self.out_dir)
+        self.folder = writable_folder(self.out_dir)
         self.averages = {k: copy.deepcopy(m).eval().requires_grad_(False) for k, m in self.modules.items()}
         self.peaks = [[g["lr"] for g in o.param_groups] for o in self.optimizers]
 
     @property
     def checkpoint(self) -> Path:
         """Where the state of this run is kept."""
-        return self.out_dir / f"{self.name}.pt"
+        return self.folder / f"{self.name}.pt"
 
     def fit(self, step_fn: StepFn, data_size: int, *, resume: bool = True) -> None:
         """Call `step_fn(step, indices)` for every step, with `indices` (batch_size,) into the data.
@@ -182,6 +183,7 @@ def atomic_write(path: Path, write: Callable[[Path], object]) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         write(temporary)
+        temporary.chmod(0o644)  # safetensors makes files that only their owner may read
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
