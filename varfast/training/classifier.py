@@ -10,7 +10,7 @@ from torch import Tensor
 
 from varfast.metrics.classifier import Classifier
 from varfast.metrics.data import load_split, to_float
-from varfast.training.loop import Run
+from varfast.training.loop import Run, seeded
 
 
 def train_classifier(
@@ -31,8 +31,8 @@ def train_classifier(
     """
     data = load_split("train", data_dir)
     images, labels = data.images[:limit], data.labels[:limit]
-    torch.manual_seed(seed)
-    model = Classifier().train()
+    with seeded(seed):
+        model = Classifier().train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.02)
     run = Run("classifier", out_dir, {"classifier": model}, [optimizer], steps, batch_size, warmup=100, seed=seed,
               ema=0.99, save_every=save_every)

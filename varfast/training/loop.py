@@ -9,7 +9,8 @@ from __future__ import annotations
 import copy
 import math
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,8 @@ class Run:
         """
         if resume and self.checkpoint.is_file():
             self.load()
+        if self.step >= self.steps:
+            return
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
                    TextColumn("{task.fields[shown]}"))
         console = Console(stderr=True)
@@ -78,9 +81,8 @@ class Run:
                 if self.step % SHOW_EVERY == 0:
                     self._show(bar, task)
                 bar.update(task, completed=self.step)
-                if self.step % self.save_every == 0:
+                if self.step % self.save_every == 0 or self.step == self.steps:
                     self.save()
-        self.save()
 
     def _show(self, bar: Progress, task: TaskID) -> None:
         numbers = {k: float(v) for k, v in self.shown.items()}
@@ -162,6 +164,14 @@ def batch_indices(step: int, data_size: int, batch_size: int, seed: int) -> Tens
     epoch, place = divmod(step, per_epoch)
     order = torch.randperm(data_size, generator=torch.Generator().manual_seed(seed * 7919 + epoch))
     return order[place * batch_size : (place + 1) * batch_size]
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Inside, torch's CPU generator starts from `seed`; afterwards it is as it was before."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
 
 
 def writable_folder(path: str | os.PathLike[str]) -> Path:

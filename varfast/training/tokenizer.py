@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from varfast.metrics.data import load_split, to_float
 from varfast.models.quantizer import Quantized
 from varfast.models.vqvae import VQVAE, VQVAEConfig
-from varfast.training.loop import Run
+from varfast.training.loop import Run, seeded
 
 BUILTIN_GRIDS = tuple((n, n) for n in (1, 2, 3, 4, 6, 8))
 BUILTIN = VQVAEConfig(BUILTIN_GRIDS, vocab_size=512, z_channels=8, channels=1, ch=16, ch_mult=(1, 3, 4),
@@ -108,10 +108,10 @@ def train_tokenizer(
     `limit` keeps the first images only. Raises what `load_split` and `Run` raise.
     """
     images = load_split("train", data_dir).images[:limit]
-    torch.manual_seed(seed)
-    vae, judge, usage = VQVAE(config).train(), PatchDiscriminator(config.channels), Usage(config.vocab_size)
-    codebook = vae.quantize.embedding.weight
-    nn.init.normal_(codebook, std=0.01)
+    with seeded(seed):
+        vae, judge, usage = VQVAE(config).train(), PatchDiscriminator(config.channels), Usage(config.vocab_size)
+        codebook = vae.quantize.embedding.weight
+        nn.init.normal_(codebook, std=0.01)
     optimizer = torch.optim.AdamW(vae.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=1e-4)
     judge_optimizer = torch.optim.AdamW(judge.parameters(), lr=lr / 2, betas=(0.5, 0.9), weight_decay=1e-4)
     run = Run("tokenizer", out_dir, {"vae": vae, "judge": judge, "usage": usage}, [optimizer, judge_optimizer],

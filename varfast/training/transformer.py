@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from varfast.metrics.data import load_split, to_float
 from varfast.models.var import VAR, VARConfig
 from varfast.models.vqvae import VQVAE
-from varfast.training.loop import Run
+from varfast.training.loop import Run, seeded
 
 LABEL_DROPOUT = 0.1
 
@@ -94,9 +94,9 @@ def train_transformer(
     labels = data.labels[:limit]
     vae = vae.eval().requires_grad_(False)
     ids = tokenize(vae, data.images[:limit])
-    torch.manual_seed(seed)
-    model = VAR(config or builtin_config(vae), vae).train()
-    init_weights(model)
+    with seeded(seed):
+        model = VAR(config or builtin_config(vae), vae).train()
+        init_weights(model)
     optimizers = make_optimizers(model, lr)
     run = Run("transformer", out_dir, {"var": model}, optimizers, steps, batch_size, seed=seed, ema=0.998,
               save_every=save_every)
