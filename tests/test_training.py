@@ -21,6 +21,7 @@ from varfast.training import (
     export_builtin,
     export_classifier,
     train_classifier,
+    train_decoder,
     train_tokenizer,
     train_transformer,
 )
@@ -63,8 +64,12 @@ def run_transformer(data: Path, out: Path, **kwargs: Any) -> Run:
     return train_transformer(data, out, tiny_vae(), config=VAR, batch_size=8, **kwargs)
 
 
+def run_decoder(data: Path, out: Path, **kwargs: Any) -> Run:
+    return train_decoder(data, out, tiny_vae(), batch_size=8, **kwargs)
+
+
 Trainer = Callable[..., Run]
-TRAINERS = pytest.mark.parametrize("train", [run_classifier, run_tokenizer, run_transformer])
+TRAINERS = pytest.mark.parametrize("train", [run_classifier, run_tokenizer, run_transformer, run_decoder])
 
 
 def everything(run: Run) -> dict[str, torch.Tensor]:
@@ -104,6 +109,15 @@ def test_a_finished_run_is_not_repeated(train: Trainer, data: Path, tmp_path: Pa
     assert all(torch.equal(a, b) for a, b in zip(everything(first).values(), everything(again).values(), strict=True))
     assert os.stat(first.checkpoint).st_mtime_ns == stamp
     assert train(data, tmp_path, steps=3, resume=False).step == 3
+
+
+def test_the_decoder_learns_and_the_tokens_stay(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("varfast.training.decoder.JUDGE_ALONE", 2)
+    before, after = tiny_vae().state_dict(), run_decoder(data, tmp_path, steps=4).modules["vae"].state_dict()
+    changed = {k for k in before if not torch.equal(before[k], after[k])}
+    assert changed and all(k.startswith(("decoder.", "post_quant_conv.")) for k in changed)
 
 
 def test_training_leaves_the_callers_random_numbers_alone(data: Path, tmp_path: Path) -> None:

@@ -1,8 +1,19 @@
-"""Training of the built-in model and of the classifier that judges it."""
+"""Training of the built-in model and of the classifier that judges it.
+
+In order: `train_classifier`, `train_tokenizer`, `train_transformer` on its tokens, `train_decoder`, then the exports.
+"""
 
 from varfast.training.classifier import train_classifier
+from varfast.training.decoder import train_decoder
 from varfast.training.export import export_builtin, export_classifier
 from varfast.training.tokenizer import train_tokenizer
 from varfast.training.transformer import train_transformer
 
-__all__ = ["export_builtin", "export_classifier", "train_classifier", "train_tokenizer", "train_transformer"]
+__all__ = [
+    "export_builtin",
+    "export_classifier",
+    "train_classifier",
+    "train_decoder",
+    "train_tokenizer",
+    "train_transformer",
+]

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from varfast.metrics.data import load_split, to_float
 from varfast.models.quantizer import Quantized
 from varfast.models.vqvae import VQVAE, VQVAEConfig
+from varfast.training.adversary import PatchDiscriminator, adversarial_loss, train_judge
 from varfast.training.loop import Run, seeded
 
 BUILTIN_GRIDS = tuple((n, n) for n in (1, 2, 3, 4, 6, 8))
@@ -29,22 +30,6 @@ DEAD_SHARE = 0.05  # a code is out of use below this share of a fair 1 / V
 GAN_PART = 0.55  # from here on the discriminator joins
 GAN_WEIGHT = 0.2
 COMMITMENT = 0.25
-
-
-class PatchDiscriminator(nn.Module):
-    """Logits (B, 1, 8, 8) of images (B, channels, 32, 32): is this 16-pixel neighbourhood real?"""
-
-    def __init__(self, channels: int, width: int = 32) -> None:
-        super().__init__()
-        self.body = nn.Sequential(
-            nn.Conv2d(channels, width, 4, 2, 1), nn.LeakyReLU(0.2),
-            nn.Conv2d(width, 2 * width, 4, 2, 1), nn.GroupNorm(8, 2 * width), nn.LeakyReLU(0.2),
-            nn.Conv2d(2 * width, 2 * width, 3, 1, 1), nn.GroupNorm(8, 2 * width), nn.LeakyReLU(0.2),
-            nn.Conv2d(2 * width, 1, 1),
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.body(x)
 
 
 class Usage(nn.Module):
@@ -132,7 +117,7 @@ def train_tokenizer(
         pixel, vq = image_loss(output, target), vq_loss(quantized, f)
         loss = pixel if i < warm else pixel + vq
         if i >= gan_from:
-            loss = loss + adversarial_loss(judge, output, pixel, vae.decoder.conv_out.weight)
+            loss = loss + adversarial_loss(judge, output, pixel, vae.decoder.conv_out.weight, GAN_WEIGHT)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
@@ -145,22 +130,3 @@ def train_tokenizer(
 
     run.fit(step, len(images), resume=resume)
     return run
-
-
-def adversarial_loss(judge: nn.Module, output: Tensor, pixel: Tensor, last: Tensor) -> Tensor:
-    """The generator's share of the hinge game, scaled so that its gradient at `last` is GAN_WEIGHT of `pixel`'s."""
-    with torch.autocast("cpu", torch.bfloat16):
-        fooled = -judge(output).float().mean()
-    (of_pixel,) = torch.autograd.grad(pixel, last, retain_graph=True)
-    (of_fooled,) = torch.autograd.grad(fooled, last, retain_graph=True)
-    return fooled * (GAN_WEIGHT * of_pixel.norm() / of_fooled.norm().clamp_min(1e-6)).clamp_max(10.0)
-
-
-def train_judge(judge: nn.Module, optimizer: torch.optim.Optimizer, real: Tensor, fake: Tensor) -> None:
-    """One hinge-loss step of the discriminator."""
-    with torch.autocast("cpu", torch.bfloat16):
-        on_real, on_fake = judge(torch.cat([real, fake])).float().chunk(2)
-    loss = F.relu(1 - on_real).mean() + F.relu(1 + on_fake).mean()
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    optimizer.step()
