@@ -5,7 +5,8 @@
 //   store(p, x[, n])       correctly rounded to the type of p
 //   a + b, a - b, a * b    one rounding each, never fused; fma(a, b, c) fused, one rounding
 //   lt, le, ge, eq, is_nan -> Mask; select(m, a, b) = m ? a : b; count(m), any(m); first_lanes(n)
-//   hmax, hsum             over the lanes
+//   hmax, hmin, hsum       over the lanes
+//   compress(out, x, m)    the lanes of m side by side; out needs room for kLanes values
 //   trunc_i32, trunc_u32   towards zero; to_f32(I32); bits_f32(I32), f32_bits(F32): same bits
 //   add_wide(acc, u)       adds the lanes of a U32 to an accumulator of 64-bit sums; total(acc)
 #pragma once

@@ -135,6 +135,44 @@ VF_HD I32 shift_right(I32 a) {
   return {_mm256_srai_epi32(a.v, kBits)};
 }
 
+VF_HD I32 iota() { return {_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)}; }
+
+// For each set of lanes, the order that brings them to the front: eight lane numbers of one byte.
+struct CompressTable {
+  alignas(8) uint8_t order[256][8];
+  constexpr CompressTable() : order{} {
+    for (int set = 0; set < 256; ++set) {
+      int n = 0;
+      for (int lane = 0; lane < 8; ++lane) {
+        if (set >> lane & 1) order[set][n++] = static_cast<uint8_t>(lane);
+      }
+    }
+  }
+};
+inline constexpr CompressTable kCompress;
+
+VF_HD __m256i to_front(uint32_t set) {
+  return _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(kCompress.order[set])));
+}
+// Writes the chosen lanes side by side at out (and may write up to kLanes values there); returns how many.
+VF_HD int compress(float* out, F32 x, Mask m) {
+  _mm256_storeu_ps(out, _mm256_permutevar8x32_ps(x.v, to_front(lane_bits(m))));
+  return count(m);
+}
+VF_HD int compress(int32_t* out, I32 x, Mask m) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), _mm256_permutevar8x32_epi32(x.v, to_front(lane_bits(m))));
+  return count(m);
+}
+VF_HD int compress(uint32_t* out, U32 x, Mask m) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), _mm256_permutevar8x32_epi32(x.v, to_front(lane_bits(m))));
+  return count(m);
+}
+VF_HD float hmin(F32 a) {
+  __m128 x = _mm_min_ps(_mm256_castps256_ps128(a.v), _mm256_extractf128_ps(a.v, 1));
+  x = _mm_min_ps(x, _mm_movehl_ps(x, x));
+  return _mm_cvtss_f32(_mm_min_ss(x, _mm_movehdup_ps(x)));
+}
+
 VF_HD U64Sum zero_wide() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
 VF_HD U64Sum add_wide(U64Sum acc, U32 x) {
   const __m256i low = _mm256_and_si256(x.v, _mm256_set1_epi64x(0xffffffffll));

@@ -113,6 +113,23 @@ VF_HD I32 shift_right(I32 a) {
   return {_mm512_srai_epi32(a.v, kBits)};
 }
 
+VF_HD I32 iota() { return {_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)}; }
+// Writes the chosen lanes side by side at out (and may write up to kLanes values there); returns how many.
+// Compressing in a register and storing all of it: the storing form of vcompress is microcode on Zen 4.
+VF_HD int compress(float* out, F32 x, Mask m) {
+  _mm512_storeu_ps(out, _mm512_maskz_compress_ps(m.v, x.v));
+  return count(m);
+}
+VF_HD int compress(int32_t* out, I32 x, Mask m) {
+  _mm512_storeu_si512(out, _mm512_maskz_compress_epi32(m.v, x.v));
+  return count(m);
+}
+VF_HD int compress(uint32_t* out, U32 x, Mask m) {
+  _mm512_storeu_si512(out, _mm512_maskz_compress_epi32(m.v, x.v));
+  return count(m);
+}
+VF_HD float hmin(F32 a) { return _mm512_reduce_min_ps(a.v); }
+
 VF_HD U64Sum zero_wide() { return {_mm512_setzero_si512(), _mm512_setzero_si512()}; }
 VF_HD U64Sum add_wide(U64Sum acc, U32 x) {
   const __m512i low = _mm512_maskz_mov_epi32(0x5555, x.v);  // even lanes, zero-extended in place

@@ -102,6 +102,22 @@ VF_HD I32 shift_right(I32 a) {  // arithmetic
   return {a.v >> kBits};
 }
 
+VF_HD I32 iota() { return {0}; }
+// Writes the chosen lanes side by side at out (and may write up to kLanes values there); returns how many.
+VF_HD int compress(float* out, F32 x, Mask m) {
+  *out = x.v;
+  return m.v ? 1 : 0;
+}
+VF_HD int compress(int32_t* out, I32 x, Mask m) {
+  *out = x.v;
+  return m.v ? 1 : 0;
+}
+VF_HD int compress(uint32_t* out, U32 x, Mask m) {
+  *out = x.v;
+  return m.v ? 1 : 0;
+}
+VF_HD float hmin(F32 a) { return a.v; }
+
 VF_HD U64Sum zero_wide() { return {0}; }
 VF_HD U64Sum add_wide(U64Sum acc, U32 x) { return {acc.v + x.v}; }
 VF_HD U64Sum add_wide(U64Sum acc, U32 x, Mask m) { return {acc.v + (m.v ? x.v : 0u)}; }

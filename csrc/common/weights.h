@@ -35,10 +35,4 @@ VF_HD U32 weight_of(F32 x) {
   return trunc_u32(p * scale);
 }
 
-// c of a temperature > 0; a temperature so small that it overflows means argmax among equals, not infinity * 0.
-VF_HD float inverse_temperature(double temperature) {
-  const double c = 1.4426950408889634 / temperature;
-  return c < 3.4028234663852886e38 ? static_cast<float>(c) : 3.4028234663852886e38f;
-}
-
 VF_END

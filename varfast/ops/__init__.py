@@ -1,5 +1,6 @@
 """The ops: public functions with checks; each calls a torch custom op of the same name in the namespace `varfast`."""
 
 from varfast.ops.dse_prior import dse_prior
+from varfast.ops.sample import sample
 
-__all__ = ["dse_prior"]
+__all__ = ["dse_prior", "sample"]

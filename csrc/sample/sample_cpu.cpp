@@ -1,0 +1,83 @@
+// sample on the CPU: one task per row.
+#include "sample/sample_args.h"
+
+namespace varfast {
+struct SampleTask {
+  SampleArgs sample;
+  const void* logits;  // (B, L, V)
+  int64_t batch_stride, row_stride;
+  Dtype dtype;
+};
+}  // namespace varfast
+
+VF_DECLARE_KERNEL(void, sample_tasks, (const SampleTask&, int64_t begin, int64_t end, uint32_t* scratch))
+
+#include "sample/sample.h"
+
+VF_BEGIN
+namespace {
+
+template <class T>
+const float* as_floats(const T* row, int64_t vocab, float* out) {
+  for (int64_t i = 0; i < vocab; i += kLanes) store(out + i, load_upto(row + i, vocab - i));
+  return out;
+}
+inline const float* as_floats(const float* row, int64_t, float*) { return row; }
+
+template <class T>
+void sample_rows(const SampleTask& task, int64_t begin, int64_t end, uint32_t* scratch) {
+  const SampleArgs& args = task.sample;
+  const RowScratch work = row_scratch(scratch, args.vocab);
+  float* floats = reinterpret_cast<float*>(scratch + row_scratch_words(args.vocab));
+  for (int64_t at = begin; at < end; ++at) {
+    const int64_t image = at / args.rows, row = at % args.rows;
+    const T* logits = static_cast<const T*>(task.logits) + image * task.batch_stride + row * task.row_stride;
+    sample_row(as_floats(logits, args.vocab, floats), args.vocab, row_rule(args, image), row_draw(args, image, row),
+               work);
+  }
+}
+
+}  // namespace
+
+void sample_tasks(const SampleTask& task, int64_t begin, int64_t end, uint32_t* scratch) {
+  VF_FOR_DTYPE(task.dtype, T, sample_rows<T>(task, begin, end, scratch));
+}
+
+VF_END
+
+#ifdef VF_REGISTER
+#  include "common/scratch.h"
+#  include "sample/sample_setup.h"
+
+namespace varfast {
+namespace {
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> sample(
+    const Tensor& logits, const Tensor& seeds, OptTensor positions, int64_t stream, int64_t purpose,
+    double temperature, OptTensor temperature_tensor, bool temperature_last, int64_t top_k, double top_p,
+    OptTensor top_p_tensor, double min_p, OptTensor min_p_tensor, int64_t draws, bool with_stats) {
+  const Rows rows = rows_of(logits, "logits");
+  SampleSetup setup = sample_setup(logits, rows.batch, rows.length, rows.channels, seeds, positions, stream, purpose,
+                                   temperature, temperature_tensor, temperature_last, top_k, top_p, top_p_tensor, min_p,
+                                   min_p_tensor, draws, with_stats);
+  const SampleTask task{setup.args, rows.data, rows.batch_stride, rows.row_stride, rows.dtype};
+  const int64_t words = portable::row_scratch_words(rows.channels) + rows.channels + 2 * portable::kChunk;
+  // A row of 4096 takes about 5 us; smaller rows go together so that a task outweighs its hand-over.
+  const int64_t grain = rows.channels >= 2048 ? 1 : 2048 / rows.channels;
+  torch::stable::parallel_for(0, rows.batch * rows.length, grain, [&](int64_t begin, int64_t end) {
+    VF_DISPATCH(sample_tasks, task, begin, end, thread_scratch<uint32_t>(words));
+  });
+  return {setup.ids, setup.logprobs, setup.kept, setup.entropy};
+}
+
+}  // namespace
+}  // namespace varfast
+
+STABLE_TORCH_LIBRARY_FRAGMENT(varfast, m) {
+  m.def(
+      "sample(Tensor logits, Tensor seeds, Tensor? positions, int stream, int purpose, float temperature, "
+      "Tensor? temperature_tensor, bool temperature_last, int top_k, float top_p, Tensor? top_p_tensor, float min_p, "
+      "Tensor? min_p_tensor, int draws, bool with_stats) -> (Tensor ids, Tensor logprobs, Tensor kept, Tensor entropy)");
+}
+STABLE_TORCH_LIBRARY_IMPL(varfast, CPU, m) { m.impl("sample", TORCH_BOX(&varfast::sample)); }
+#endif

@@ -1,0 +1,126 @@
+// Thresholds without a sort: quickselect on the values, by count (top-k) or by mass (top-p).
+//
+// A window of candidates is split at a pivot; the side that cannot hold the threshold is settled at once and the other
+// one is packed together, so the passes shrink (about two passes' worth over the row in all). Invariant: the window
+// holds every candidate whose fate is open, `settled` what lies beyond it on the far side. A pivot lies above the
+// window's least value and not above its largest, so each step settles at least one distinct value; every third
+// pivot halves the *bit patterns* between the two, so no spread of exponents takes more than 96 steps.
+#pragma once
+
+#include <limits>
+
+#include "common/lanes.h"
+
+VF_BEGIN
+
+// Floats in the order of their values, as integers: order_key(a) < order_key(b) wherever a < b.
+VF_HD int32_t order_key(float x) {
+  int32_t bits;
+  memcpy(&bits, &x, 4);
+  return bits < 0 ? static_cast<int32_t>(0x80000000u - static_cast<uint32_t>(bits)) : bits;
+}
+VF_HD float from_order_key(int32_t key) {
+  const uint32_t bits = key < 0 ? 0x80000000u - static_cast<uint32_t>(key) : static_cast<uint32_t>(key);
+  float x;
+  memcpy(&x, &bits, 4);
+  return x;
+}
+
+// A value in (low, high], for low < high; infinities and the whole range of float are allowed.
+VF_HD float pivot_between(float low, float high, int step) {
+  float mid = 0.5f * low + 0.5f * high;
+  if (step % 3 == 2) {
+    mid = from_order_key(static_cast<int32_t>((static_cast<int64_t>(order_key(low)) + order_key(high)) >> 1));
+  }
+  if (!(mid > low)) mid = from_order_key(order_key(low) + 1);
+  return mid < high ? mid : high;
+}
+
+struct Window {
+  const float* values;
+  const uint32_t* weights;  // null: every value counts one
+  int64_t size;
+  float low, high;  // its least and largest value
+};
+
+struct Split {
+  uint64_t below, above;      // count or mass on either side of the pivot
+  float below_high, above_low;  // largest value below it, least value at or above it
+};
+
+template <bool kWeighted>
+VF_HD Split split_window(const Window& window, float pivot) {
+  const float infinity = std::numeric_limits<float>::infinity();
+  const F32 at = splat(pivot);
+  F32 below_high = splat(-infinity), above_low = splat(infinity);
+  U64Sum below_mass = zero_wide(), all_mass = zero_wide();
+  int64_t below_count = 0;
+  for (int64_t i = 0; i < window.size; i += kLanes) {
+    const int64_t left = window.size - i;
+    const Mask inside = first_lanes(left);
+    const F32 x = load_upto(window.values + i, left);
+    const Mask is_below = lt(x, at) & inside;
+    below_high = max(below_high, select(is_below, x, splat(-infinity)));
+    above_low = min(above_low, select(inside & ~is_below, x, splat(infinity)));
+    if constexpr (kWeighted) {
+      const U32 w = load_u32(window.weights + i);
+      below_mass = add_wide(below_mass, w, is_below);
+      all_mass = add_wide(all_mass, w, inside);
+    } else {
+      below_count += count(is_below);
+    }
+  }
+  const uint64_t below = kWeighted ? total(below_mass) : static_cast<uint64_t>(below_count);
+  const uint64_t all = kWeighted ? total(all_mass) : static_cast<uint64_t>(window.size);
+  return {below, all - below, hmax(below_high), hmin(above_low)};
+}
+
+// Packs one side of the window into `values` and `weights` (which may be the window's own).
+template <bool kWeighted>
+VF_HD Window shrink_window(const Window& window, float pivot, bool keep_below, const Split& split, float* values,
+                           uint32_t* weights) {
+  const F32 at = splat(pivot);
+  int64_t n = 0;
+  for (int64_t i = 0; i < window.size; i += kLanes) {
+    const int64_t left = window.size - i;
+    const F32 x = load_upto(window.values + i, left);
+    const Mask is_below = lt(x, at);
+    const Mask keep = (keep_below ? is_below : ~is_below) & first_lanes(left);
+    // The weights first: both arrays advance by the same count.
+    if constexpr (kWeighted) compress(weights + n, load_u32(window.weights + i), keep);
+    n += compress(values + n, x, keep);
+  }
+  return keep_below ? Window{values, kWeighted ? weights : nullptr, n, window.low, split.below_high}
+                    : Window{values, kWeighted ? weights : nullptr, n, split.above_low, window.high};
+}
+
+// The k-th largest of the values, 1 <= k <= size. `packed` has room for size + kLanes values.
+VF_HD float kth_largest(Window window, uint64_t k, float* packed) {
+  uint64_t above = 0;  // values that lie above the window
+  for (int step = 0; window.low < window.high; ++step) {
+    const float pivot = pivot_between(window.low, window.high, step);
+    const Split split = split_window<false>(window, pivot);
+    const bool keep_below = above + split.above < k;
+    if (above + split.above == k) return split.above_low;
+    if (keep_below) above += split.above;
+    window = shrink_window<false>(window, pivot, keep_below, split, packed, nullptr);
+  }
+  return window.low;
+}
+
+// The least value that top-p keeps: a value goes if the mass of all values up to it is at most drop * total, and the
+// largest stays. `packed` and `packed_weights` have room for size + kLanes values.
+VF_HD float nucleus_threshold(Window window, double drop, uint64_t all, float* packed, uint32_t* packed_weights) {
+  const double limit = drop * static_cast<double>(all);
+  uint64_t below = 0;  // mass below the window, all of it removed
+  for (int step = 0; window.low < window.high; ++step) {
+    const float pivot = pivot_between(window.low, window.high, step);
+    const Split split = split_window<true>(window, pivot);
+    const bool removed = static_cast<double>(below + split.below) <= limit;
+    if (removed) below += split.below;
+    window = shrink_window<true>(window, pivot, !removed, split, packed, packed_weights);
+  }
+  return window.low;
+}
+
+VF_END

@@ -1,0 +1,94 @@
+"""Checks of the arguments that sample, guided_sample and smooth_embed share."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from varfast.ops import _checks
+
+
+class SampleOutput(NamedTuple):
+    """What a drawing op returns when more than the ids is asked for; what was not asked for is None.
+
+    ids: (B, L, S) int64. logprobs: (B, L, S) float32, natural logarithm, under the filtered distribution.
+    kept: (B, L) int32, tokens that survive the filters. entropy: (B, L) float32, nats, of the filtered distribution.
+    cfg: (B, L, C), the un-extrapolated map (guided_sample alone). A row that is not valid has logprobs and entropy NaN
+    and kept 0.
+    """
+
+    ids: Tensor
+    logprobs: Tensor | None = None
+    kept: Tensor | None = None
+    entropy: Tensor | None = None
+    cfg: Tensor | None = None
+
+
+def check_seeds(seeds: object, batch: int, model: Tensor, model_name: str) -> Tensor:
+    """Seeds are int64 of shape (B,)."""
+    seeds = _checks.check_tensor("seeds", seeds, "B", (torch.int64,))
+    if seeds.shape[0] != batch:
+        raise ValueError(f"seeds must have shape ({batch},), one for each image of {model_name}, got {tuple(seeds.shape)}")
+    return _checks.check_device("seeds", seeds, model, model_name)
+
+
+def check_positions(positions: object, batch: int, rows: int, model: Tensor, model_name: str) -> Tensor | None:
+    """Counter positions are int64, (L,) or (B, L), or None for 0, 1, 2, ..."""
+    if positions is None:
+        return None
+    if not isinstance(positions, Tensor):
+        raise TypeError(f"positions must be an int64 tensor or None, got {type(positions).__name__}")
+    if positions.dtype != torch.int64:
+        raise TypeError(f"positions must be int64, got {positions.dtype}")
+    if tuple(positions.shape) not in ((rows,), (batch, rows)):
+        raise ValueError(f"positions must have shape ({rows},) or ({batch}, {rows}), got {tuple(positions.shape)}")
+    return _checks.check_device("positions", positions, model, model_name)
+
+
+def check_integer(name: str, value: object, low: int, high: int = 2**31 - 1) -> int:
+    """An int in [low, high]."""
+    if isinstance(value, bool) or not isinstance(value, (int, torch.SymInt)):
+        raise TypeError(f"{name} must be an int, got {type(value).__name__}")
+    if not low <= value <= high:
+        raise ValueError(f"{name} must lie in [{low}, {high}], got {value}")
+    return value
+
+
+def sampling_arguments(
+    batch: int,
+    device: torch.device,
+    stream: int,
+    purpose: int,
+    temperature: float | Tensor,
+    temperature_last: bool,
+    top_k: int,
+    top_p: float | Tensor,
+    min_p: float | Tensor,
+    draws: int,
+) -> tuple:
+    """Checks them and lays them out as the schemas do: every number-or-tensor becomes two arguments."""
+    temp = _checks.scalar_argument("temperature", temperature, batch, device, low=0.0)
+    nucleus = _checks.scalar_argument("top_p", top_p, batch, device, low=0.0, high=1.0)
+    floor = _checks.scalar_argument("min_p", min_p, batch, device, low=0.0, high=1.0)
+    return (
+        check_integer("stream", stream, 0),
+        check_integer("purpose", purpose, 0),
+        *temp,
+        bool(temperature_last),
+        check_integer("top_k", top_k, 0),
+        *nucleus,
+        *floor,
+        check_integer("draws", draws, 1),
+    )
+
+
+def sample_shapes(ids: tuple[int, int, int], with_stats: bool, like: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Uninitialised outputs (ids, logprobs, kept, entropy) for fake implementations."""
+    batch, rows, draws = ids
+    stats = (batch, rows) if with_stats else (0, 0)
+    return (
+        like.new_empty(ids, dtype=torch.int64),
+        like.new_empty((*stats, draws if with_stats else 0), dtype=torch.float32),
+        like.new_empty(stats, dtype=torch.int32),
+        like.new_empty(stats, dtype=torch.float32),
+    )

@@ -1,0 +1,87 @@
+"""guided_sample: guidance and sampling in one pass; guided logits never reach memory."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from varfast import _library
+from varfast.ops import _rows
+from varfast.ops.guide import guidance_arguments
+from varfast.reference.guided_sample import guided_sample as _reference
+
+
+def guided_sample(
+    cond: Tensor,
+    uncond: Tensor | None = None,
+    prev: Tensor | None = None,
+    *,
+    seeds: Tensor,
+    hw: Sequence[int] | None = None,
+    prev_hw: Sequence[int] | None = None,
+    t: float | Tensor = 0.0,
+    beta: float | Tensor = 0.0,
+    prior: str = "dse",
+    interp: str = "bilinear",
+    cutoff: Sequence[int] | None = None,
+    stream: int = 0,
+    purpose: int = 0,
+    positions: Tensor | None = None,
+    groups: int = 1,
+    temperature: float | Tensor = 1.0,
+    temperature_last: bool = False,
+    top_k: int = 0,
+    top_p: float | Tensor = 0.0,
+    min_p: float | Tensor = 0.0,
+    draws: int = 1,
+    return_cfg: bool = False,
+    return_logprobs: bool = False,
+) -> Tensor | _rows.SampleOutput:
+    """`guide` and `sample` fused: each input is read once and only ids (and what is asked for) are written.
+
+    Args:
+        cond, uncond, prev, hw, prev_hw, t, beta, prior, interp, cutoff: see `guide`; logits (B, L, groups*V).
+        seeds, stream, purpose, positions, temperature, temperature_last, top_k, top_p, min_p, draws: see `sample`.
+        groups: independent distributions in each token's channels, drawn at position ``token * groups + group``;
+            a bitwise host with logits (B, L, 2d) has groups = d and V = 2.
+        return_cfg: return the un-extrapolated map too, the next scale's `prev`.
+        return_logprobs: return log-probabilities, kept-set sizes and entropies too.
+
+    Returns:
+        ids (B, L*groups, S) int64, or a `SampleOutput` if anything more is asked for. -1 marks a row that is not
+        valid, as in `sample`.
+
+    Raises:
+        TypeError: a wrong dtype or type. ValueError: a wrong shape, name, grid or number.
+
+    Notes:
+        Equals ``sample(guide(float32 inputs).guided, ...)`` to the bit; 16-bit inputs are converted to float32 and
+        not rounded back on the way.
+    """
+    guidance = guidance_arguments(cond, uncond, prev, hw, prev_hw, t, beta, prior, interp, cutoff)
+    batch, length, channels = cond.shape
+    groups = _rows.check_integer("groups", groups, 1)
+    if channels < 1 or channels % groups:
+        raise ValueError(f"groups must divide the channels of cond ({channels}), got {groups}")
+    seeds = _rows.check_seeds(seeds, batch, cond, "cond")
+    positions = _rows.check_positions(positions, batch, length * groups, cond, "cond")
+    rest = _rows.sampling_arguments(
+        batch, cond.device, stream, purpose, temperature, temperature_last, top_k, top_p, min_p, draws
+    )
+    ids, cfg, *stats = torch.ops.varfast.guided_sample(
+        *guidance, seeds, positions, groups, *rest, return_cfg, return_logprobs
+    )
+    if not (return_cfg or return_logprobs):
+        return ids
+    return _rows.SampleOutput(ids, *(stats if return_logprobs else (None,) * 3), cfg if return_cfg else None)
+
+
+@torch.library.register_fake("varfast::guided_sample")
+def _fake(cond: Tensor, *rest: object) -> tuple[Tensor, ...]:
+    groups, (draws, with_cfg, with_stats) = rest[13], rest[-3:]
+    assert isinstance(groups, int) and isinstance(draws, int)
+    ids, *stats = _rows.sample_shapes((cond.shape[0], cond.shape[1] * groups, draws), bool(with_stats), cond)
+    return ids, cond.new_empty(cond.shape if with_cfg else (0, 0, 0)), *stats
+
+
+_library.register_reference("guided_sample", _reference)

@@ -1,0 +1,77 @@
+"""smooth_embed: the hosts' smooth mode."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from varfast import _library
+from varfast.ops import _checks, _rows
+from varfast.reference.smooth_embed import smooth_embed as _reference
+
+
+def smooth_embed(
+    logits: Tensor,
+    codebook: Tensor,
+    seeds: Tensor,
+    *,
+    ratio: float,
+    tau: float | None = None,
+    noise: Tensor | None = None,
+    stream: int = 0,
+    positions: Tensor | None = None,
+    top_k: int = 0,
+    top_p: float = 0.0,
+) -> Tensor:
+    """A mixture of codebook vectors in place of a drawn one (the hosts' `more_smooth`).
+
+    ``softmax(((1 + ratio) * kept logits + Gumbel noise) / tau) @ codebook`` over the tokens that top-k and top-p keep
+    at temperature 1, with Gumbel noise -log(E), E ~ Exp(1).
+
+    Args:
+        logits: (B, L, V), float32, float16 or bfloat16.
+        codebook: (V, Cvae), of the same dtype.
+        seeds: (B,) int64. The noise of token v comes from purpose 1 of the generator, draw v.
+        ratio: k / (K - 1) of scale k of K.
+        tau: temperature, by default max(0.27 * (1 - 0.95 * ratio), 0.005).
+        noise: (B, L, V) float32, recorded E to replay in place of the generator's.
+        stream, positions, top_k, top_p: see `sample`.
+
+    Returns:
+        (B, L, Cvae), dtype of `codebook`; NaN in a row that has no finite logit, or a NaN or +inf.
+
+    Raises:
+        TypeError: a wrong dtype or type. ValueError: a wrong shape or a number out of range.
+
+    Notes:
+        The kept set is exact on every backend; the mixture agrees to 1e-5 in norm.
+    """
+    logits = _checks.check_tensor("logits", logits, "B, L, V")
+    batch, length, vocab = logits.shape
+    codebook = _checks.check_tensor("codebook", codebook, "V, Cvae")
+    _checks.check_like("codebook", codebook, (vocab, codebook.shape[1]), logits, "logits")
+    seeds = _rows.check_seeds(seeds, batch, logits, "logits")
+    positions = _rows.check_positions(positions, batch, length, logits, "logits")
+    if noise is not None:
+        _checks.check_tensor("noise", noise, "B, L, V", (torch.float32,))
+        if noise.shape != logits.shape:
+            raise ValueError(f"noise must have shape {tuple(logits.shape)}, got {tuple(noise.shape)}")
+        _checks.check_device("noise", noise, logits, "logits")
+    ratio, _ = _checks.scalar_argument("ratio", ratio, batch, logits.device, low=0.0)
+    if tau is None:
+        tau = max(0.27 * (1 - 0.95 * ratio), 0.005)
+    elif not (isinstance(tau, (int, float)) and 0 < tau < math.inf):
+        raise ValueError(f"tau must be a positive number, got {tau!r}")
+    nucleus, _ = _checks.scalar_argument("top_p", top_p, batch, logits.device, low=0.0, high=1.0)
+    stream, top_k = _rows.check_integer("stream", stream, 0), _rows.check_integer("top_k", top_k, 0)
+    return torch.ops.varfast.smooth_embed(
+        logits, codebook, seeds, noise, positions, ratio, float(tau), stream, top_k, nucleus
+    )
+
+
+@torch.library.register_fake("varfast::smooth_embed")
+def _fake(logits: Tensor, codebook: Tensor, *rest: object) -> Tensor:
+    return codebook.new_empty(logits.shape[0], logits.shape[1], codebook.shape[1])
+
+
+_library.register_reference("smooth_embed", _reference)

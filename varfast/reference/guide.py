@@ -1,0 +1,56 @@
+"""Reference of guide: classifier-free guidance and extrapolation away from the prior, in plain PyTorch."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from varfast.reference.dse_prior import dse_prior
+
+
+def per_position(value: float, tensor: Tensor | None, like: Tensor) -> Tensor:
+    """A number, or a 0-dim, (B,) or (B, L) tensor, in the dtype of `like` and a shape that broadcasts to (B, L, C)."""
+    if tensor is None:
+        return torch.full((), value, dtype=like.dtype, device=like.device)
+    return tensor.to(like.dtype).reshape(*tensor.shape, *(1,) * (3 - tensor.dim())) if tensor.dim() else tensor.to(like.dtype)
+
+
+def combine(
+    cond: Tensor, uncond: Tensor | None, prior: Tensor | None, t: Tensor, beta: Tensor
+) -> tuple[Tensor, Tensor]:
+    """(guided, cfg) of float32 (or float64) inputs: each operation rounded by itself, in the kernels' order."""
+    cfg = cond if uncond is None else (1.0 + t) * cond - t * uncond
+    cfg = torch.where(cond == -math.inf, -math.inf, cfg)
+    if prior is None:
+        return cfg, cfg
+    guided = cfg + beta * (cfg - prior)
+    return torch.where((cond == -math.inf) | (prior == -math.inf), cfg, guided), cfg
+
+
+def guide(
+    cond: Tensor,
+    uncond: Tensor | None,
+    prev: Tensor | None,
+    prev_hw: Sequence[int],
+    hw: Sequence[int],
+    t: float,
+    t_tensor: Tensor | None,
+    beta: float,
+    beta_tensor: Tensor | None,
+    prior: str,
+    interp: str,
+    cutoff: Sequence[int],
+) -> tuple[Tensor, Tensor]:
+    """(guided, cfg), both (B, L, C) in cond's dtype; see `varfast.ops.guide`."""
+    work = torch.promote_types(cond.dtype, torch.float32)
+    c = cond.to(work)
+    known = None if prev is None else dse_prior(prev.to(work), prev_hw, hw, prior, interp, cutoff)
+    guided, cfg = combine(
+        c,
+        None if uncond is None else uncond.to(work),
+        known,
+        per_position(t, t_tensor, c),
+        per_position(beta, beta_tensor, c),
+    )
+    return guided.to(cond.dtype, copy=True), cfg.to(cond.dtype, copy=True)

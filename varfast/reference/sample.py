@@ -1,0 +1,110 @@
+"""Reference of sample: DESIGN's rules with a sort where the kernels search for thresholds."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from varfast.reference import philox
+from varfast.reference.weights import inverse_temperature, weight_of
+
+
+def column(value: float, tensor: Tensor | None, logits: Tensor) -> Tensor:
+    """A per-image number as float64 of shape (B, 1, 1) or (1, 1, 1)."""
+    if tensor is None:
+        return torch.full((1, 1, 1), value, dtype=torch.float64, device=logits.device)
+    return tensor.to(torch.float64).reshape(-1, 1, 1)
+
+
+def row_weights(logits: Tensor, largest: Tensor, temperature: Tensor) -> Tensor:
+    """Integer weights (B, L, V) at a temperature > 0; excluded tokens weigh nothing."""
+    return weight_of((logits - largest) * inverse_temperature(temperature))
+
+
+def filter_tokens(logits: Tensor, weights: Tensor, top_k: int, top_p: Tensor, min_p: Tensor) -> Tensor:
+    """Which tokens survive top-k, top-p and min-p: bool (B, L, V), for rows without NaN or +inf."""
+    vocab = logits.shape[-1]
+    kept = logits > -math.inf
+    if 0 < top_k < vocab:
+        kept = kept & (logits >= logits.topk(top_k, dim=-1).values[..., -1:])
+    mass = torch.where(kept, weights, 0)
+    ascending, order = torch.where(kept, logits, -math.inf).sort(dim=-1)
+    sums = mass.gather(-1, order).cumsum(-1)
+    # The mass of all tokens with a logit no larger than one's own: the running sum at the last of one's equals.
+    last = torch.searchsorted(ascending, logits.contiguous(), right=True) - 1
+    at_most = sums.gather(-1, last.clamp_min(0)).to(torch.float64)
+    total = sums[..., -1:].to(torch.float64)
+    removed = (at_most <= (1.0 - top_p) * total) & (logits < ascending[..., -1:])
+    kept = kept & ~(removed & (top_p > 0) & (top_p < 1))
+    return kept & (weights >= torch.ceil(min_p * 2.0**31))
+
+
+def draw(weights: Tensor, seeds: Tensor, positions: Tensor, stream: int, purpose: int, draws: int) -> Tensor:
+    """First index whose running weight exceeds u = mulhi64(r, total): int64 (B, L, draws)."""
+    running = weights.cumsum(-1)
+    index = torch.arange(draws, device=weights.device)
+    high, low = philox.random64(seeds[:, None, None], positions[..., None], index, stream, purpose)
+    u = philox.mulhi64(high, low, running[..., -1:])
+    return torch.searchsorted(running, u, right=True)
+
+
+def sample(
+    logits: Tensor,
+    seeds: Tensor,
+    positions: Tensor | None,
+    stream: int,
+    purpose: int,
+    temperature: float,
+    temperature_tensor: Tensor | None,
+    temperature_last: bool,
+    top_k: int,
+    top_p: float,
+    top_p_tensor: Tensor | None,
+    min_p: float,
+    min_p_tensor: Tensor | None,
+    draws: int,
+    with_stats: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """ids (B, L, S), and, asked for, logprobs (B, L, S), kept (B, L), entropy (B, L); see `varfast.ops.sample`."""
+    batch, length, vocab = logits.shape
+    logits = logits.to(torch.float32)
+    if not logits.numel():
+        return _empty(batch, length, draws, with_stats, logits)
+    if positions is None:
+        positions = torch.arange(length, device=logits.device)
+    positions = positions.expand(batch, length)
+    valid = ((logits < math.inf).all(-1) & (logits > -math.inf).any(-1))[..., None]  # a NaN is not < inf
+    logits = torch.where(valid, logits, 0.0)
+    largest = logits.amax(-1, keepdim=True)
+
+    temp = column(temperature, temperature_tensor, logits)
+    greedy = temp == 0
+    temp = torch.where(greedy, 1.0, temp)
+    weights = row_weights(logits, largest, torch.ones_like(temp) if temperature_last else temp)
+    nucleus, floor = column(top_p, top_p_tensor, logits), column(min_p, min_p_tensor, logits)
+    kept = filter_tokens(logits, weights, top_k, nucleus, floor)
+    if temperature_last:
+        weights = row_weights(logits, largest, temp)
+    # torch.argmax returns any of several equal maxima of a float tensor; the first one is asked for.
+    first = (logits == largest).to(torch.int8).argmax(-1, keepdim=True)
+    kept = torch.where(greedy, torch.arange(vocab, device=logits.device) == first, kept)
+    weights = torch.where(kept, weights, 0)
+    ids = torch.where(valid, draw(weights, seeds, positions, stream, purpose, draws), -1)
+    if not with_stats:
+        return (ids, *_empty(0, 0, 0, False, logits)[1:])
+    p = weights.to(torch.float64) / weights.sum(-1, keepdim=True)
+    logprobs = torch.where(valid, p.gather(-1, ids.clamp_min(0)).log(), math.nan)
+    entropy = torch.where(valid[..., 0], -torch.special.xlogy(p, p).sum(-1), math.nan)
+    count = torch.where(valid[..., 0], kept.sum(-1), 0)
+    return ids, logprobs.to(torch.float32), count.to(torch.int32), entropy.to(torch.float32)
+
+
+def _empty(batch: int, length: int, draws: int, with_stats: bool, like: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    ids = torch.full((batch, length, draws), -1, dtype=torch.int64, device=like.device)
+    shape = (batch, length) if with_stats else (0, 0)
+    return (
+        ids,
+        torch.full((*shape, draws if with_stats else 0), math.nan, dtype=torch.float32, device=like.device),
+        torch.zeros(shape, dtype=torch.int32, device=like.device),
+        torch.full(shape, math.nan, dtype=torch.float32, device=like.device),
+    )

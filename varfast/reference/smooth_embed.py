@@ -1,0 +1,52 @@
+"""Reference of smooth_embed: the hosts' smooth mode, a softmax mixture of codebook vectors under Gumbel noise."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from varfast.reference import philox
+from varfast.reference.sample import filter_tokens, row_weights
+
+
+def exponential_noise(seeds: Tensor, positions: Tensor, vocab: int, stream: int) -> Tensor:
+    """E ~ Exp(1), float32 (B, L, V): E = -log1p(-u) with u = (x0 + 0.5) / 2^32 of purpose 1, draw = token.
+
+    u is rounded to float32 and held below 1, so that E lies in [1.2e-10, 16.7].
+    """
+    token = torch.arange(vocab, device=seeds.device)
+    _, low = philox.random64(seeds[:, None, None], positions[..., None], token, stream, philox.NOISE)
+    u = ((low.to(torch.float64) + 0.5) * 2.0**-32).to(torch.float32).clamp_max(1 - 2.0**-24)
+    return -torch.log1p(-u)
+
+
+def smooth_embed(
+    logits: Tensor,
+    codebook: Tensor,
+    seeds: Tensor,
+    noise: Tensor | None,
+    positions: Tensor | None,
+    ratio: float,
+    tau: float,
+    stream: int,
+    top_k: int,
+    top_p: float,
+) -> Tensor:
+    """(B, L, Cvae) in the codebook's dtype; NaN for a row that is not valid. See `varfast.ops.smooth_embed`."""
+    batch, length, vocab = logits.shape
+    work = torch.promote_types(logits.dtype, torch.float32)
+    if not logits.numel():
+        return codebook.new_zeros(batch, length, codebook.shape[1])
+    if positions is None:
+        positions = torch.arange(length, device=logits.device)
+    positions = positions.expand(batch, length)
+    logits = logits.to(work)
+    valid = ((logits < math.inf).all(-1) & (logits > -math.inf).any(-1))[..., None]
+    logits = torch.where(valid, logits, 0.0)
+    one = torch.ones(1, 1, 1, dtype=torch.float64, device=logits.device)
+    rows = logits.to(torch.float32)
+    kept = filter_tokens(rows, row_weights(rows, rows.amax(-1, keepdim=True), one), top_k, one * top_p, one * 0.0)
+    exponential = exponential_noise(seeds, positions, vocab, stream) if noise is None else noise
+    scores = torch.where(kept, (1.0 + ratio) * logits - exponential.to(work).log(), -math.inf)
+    mixed = torch.softmax(scores / tau, dim=-1) @ codebook.to(work)
+    return torch.where(valid, mixed, math.nan).to(codebook.dtype)
