@@ -20,6 +20,7 @@ from varfast.models import VQVAE, VARConfig, VQVAEConfig
 from varfast.training import (
     export_builtin,
     export_classifier,
+    train,
     train_classifier,
     train_decoder,
     train_tokenizer,
@@ -69,7 +70,7 @@ def run_decoder(data: Path, out: Path, **kwargs: Any) -> Run:
 
 
 Trainer = Callable[..., Run]
-TRAINERS = pytest.mark.parametrize("train", [run_classifier, run_tokenizer, run_transformer, run_decoder])
+TRAINERS = pytest.mark.parametrize("trainer", [run_classifier, run_tokenizer, run_transformer, run_decoder])
 
 
 def everything(run: Run) -> dict[str, torch.Tensor]:
@@ -79,9 +80,9 @@ def everything(run: Run) -> dict[str, torch.Tensor]:
 
 @TRAINERS
 def test_a_resumed_run_equals_an_uninterrupted_one(
-    train: Trainer, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trainer: Trainer, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = train(data, tmp_path / "whole", steps=6)
+    whole = trainer(data, tmp_path / "whole", steps=6)
     assert whole.step == 6 and all(torch.isfinite(v) for v in whole.shown.values())
 
     one_step = Run._one_step
@@ -94,21 +95,21 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     with monkeypatch.context() as patch:
         patch.setattr(Run, "_one_step", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            train(data, tmp_path / "halves", steps=6, save_every=2)
-    resumed = train(data, tmp_path / "halves", steps=6)
+            trainer(data, tmp_path / "halves", steps=6, save_every=2)
+    resumed = trainer(data, tmp_path / "halves", steps=6)
     for (name, got), wanted in zip(everything(resumed).items(), everything(whole).values(), strict=True):
         assert torch.equal(got, wanted), name
     assert [f.name for f in (tmp_path / "halves").iterdir()] == [f"{whole.name}.pt"]
 
 
 @TRAINERS
-def test_a_finished_run_is_not_repeated(train: Trainer, data: Path, tmp_path: Path) -> None:
-    first = train(data, tmp_path, steps=2)
+def test_a_finished_run_is_not_repeated(trainer: Trainer, data: Path, tmp_path: Path) -> None:
+    first = trainer(data, tmp_path, steps=2)
     stamp = os.stat(first.checkpoint).st_mtime_ns
-    again = train(data, tmp_path, steps=2)
+    again = trainer(data, tmp_path, steps=2)
     assert all(torch.equal(a, b) for a, b in zip(everything(first).values(), everything(again).values(), strict=True))
     assert os.stat(first.checkpoint).st_mtime_ns == stamp
-    assert train(data, tmp_path, steps=3, resume=False).step == 3
+    assert trainer(data, tmp_path, steps=3, resume=False).step == 3
 
 
 def test_the_decoder_learns_and_the_tokens_stay(
@@ -148,14 +149,14 @@ def test_divergence_is_an_error(tmp_path: Path) -> None:
 
 
 @TRAINERS
-def test_wrong_folders_and_sizes(train: Trainer, data: Path, tmp_path: Path) -> None:
+def test_wrong_folders_and_sizes(trainer: Trainer, data: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(NotADirectoryError, match="out_dir"):
-        train(data, tmp_path / "file", steps=1)
+        trainer(data, tmp_path / "file", steps=1)
     with pytest.raises(ValueError, match="steps and batch_size"):
-        train(data, tmp_path, steps=0)
+        trainer(data, tmp_path, steps=0)
     with pytest.raises(ValueError, match="batch_size: got 8, needs at most the 4"):
-        train(data, tmp_path, steps=1, limit=4)
+        trainer(data, tmp_path, steps=1, limit=4)
 
 
 def test_unwritable_folder(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -215,6 +216,18 @@ def test_export_and_load(data: Path, tmp_path: Path) -> None:
     features, logits = embed(load_classifier(tmp_path / "classifier.safetensors"), images)
     torch.testing.assert_close(logits, classifier(images), rtol=1e-2, atol=1e-2)
     assert features.shape == (8, 96) and len(file_sha256(tmp_path / "classifier.safetensors")) == 64
+
+
+def test_stages_build_on_one_another(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"stages: got \['judge'\]"):
+        train(data, tmp_path, stages=["judge"])
+    with pytest.raises(FileNotFoundError, match="run the tokenizer stage first"):
+        train(data, tmp_path, stages=["transformer"])
+    train(data, tmp_path, steps=1, batch_size=4)
+    names = {"builtin.safetensors", "classifier.safetensors"}
+    assert names <= {f.name for f in tmp_path.iterdir()}
+    model = models.load(tmp_path / "builtin.safetensors")
+    assert model.vae.config.channels == 1 and model.grids[-1] == (8, 8)
 
 
 def test_weights_too_large_for_half_precision_are_refused(tmp_path: Path) -> None:

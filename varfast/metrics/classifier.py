@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from varfast.metrics.data import CANVAS
+from varfast.metrics.data import CANVAS, to_float
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights" / "classifier.safetensors"
 FEATURES = 96
@@ -66,7 +66,7 @@ def file_sha256(path: str | os.PathLike[str] | None = None) -> str:
 
 def _batches(images: Tensor, size: int) -> Iterator[Tensor]:
     for chunk in images.split(size):
-        yield chunk.float() / 255 if chunk.dtype == torch.uint8 else chunk
+        yield to_float(chunk) if chunk.dtype == torch.uint8 else chunk
 
 
 @torch.inference_mode()

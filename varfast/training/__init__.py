@@ -1,19 +1,25 @@
 """Training of the built-in model and of the classifier that judges it.
 
-In order: `train_classifier`, `train_tokenizer`, `train_transformer` on its tokens, `train_decoder`, then the exports.
+In order: `train_classifier`, `train_tokenizer`, `train_transformer` on its tokens, `train_decoder`, then the exports;
+`train` does it all.
 """
 
 from varfast.training.classifier import train_classifier
 from varfast.training.decoder import train_decoder
 from varfast.training.export import export_builtin, export_classifier
+from varfast.training.recipe import STAGES, train, trained_vae, trained_var
 from varfast.training.tokenizer import train_tokenizer
 from varfast.training.transformer import train_transformer
 
 __all__ = [
+    "STAGES",
     "export_builtin",
     "export_classifier",
+    "train",
     "train_classifier",
     "train_decoder",
     "train_tokenizer",
     "train_transformer",
+    "trained_vae",
+    "trained_var",
 ]
