@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "common/dtype.h"
+#include "common/scalar_view.h"
 
 namespace varfast {
 
@@ -51,28 +52,24 @@ inline Rows rows_of(const Tensor& x, const char* name) {
   return out;
 }
 
-// A number per image and position, held as one float64, or a tensor that is 0-dim, (B,) or (B, L).
+// A ScalarView and the tensor that it looks into.
 struct Scalars {
   Tensor hold;
-  const double* data = nullptr;  // null: `value` serves all
-  int64_t batch_stride = 0, row_stride = 0;
-  double value = 0;
-
-  double at(int64_t b, int64_t l) const { return data == nullptr ? value : data[b * batch_stride + l * row_stride]; }
+  ScalarView view;
 };
 
 inline Scalars scalars_of(double value, const OptTensor& x, const char* name, int64_t batch, int64_t length) {
   Scalars out;
-  out.value = value;
+  out.view = {nullptr, 0, 0, value};
   if (!x.has_value()) return out;
   STD_TORCH_CHECK(x->scalar_type() == ScalarType::Double, name, " must be float64");
   STD_TORCH_CHECK(x->dim() <= 2, name, " must be 0-dim, (B,) or (B, L)");
   if (x->dim() >= 1) STD_TORCH_CHECK(x->size(0) == batch, name, " must have B=", batch, " rows, got ", x->size(0));
   if (x->dim() == 2) STD_TORCH_CHECK(x->size(1) == length, name, " must have L=", length, " columns, got ", x->size(1));
   out.hold = *x;
-  out.data = static_cast<const double*>(x->const_data_ptr());
-  out.batch_stride = x->dim() >= 1 ? x->stride(0) : 0;
-  out.row_stride = x->dim() == 2 ? x->stride(1) : 0;
+  out.view.data = static_cast<const double*>(x->const_data_ptr());
+  out.view.batch_stride = x->dim() >= 1 ? x->stride(0) : 0;
+  out.view.row_stride = x->dim() == 2 ? x->stride(1) : 0;
   return out;
 }
 

@@ -88,30 +88,38 @@ VF_HD F32 flagged(const TileFlags& flags, int v, F32 prior) {
   return select(flags.poison[v], splat(std::numeric_limits<float>::quiet_NaN()), prior);
 }
 
-// Floats of scratch that prior_rows needs for a group of rows.
+// Floats of scratch that prior_block needs for a group of rows.
 VF_HD int64_t prior_scratch(const PriorPlan& plan, int rows) {
   return static_cast<int64_t>(plan.terms) * rows * plan.m_w * kTile;
 }
 
-// The prior of grid rows [row0, row0 + rows): out[(i - row0) * w + j, kTile], flags not yet applied.
-VF_HD void prior_rows(const PriorPlan& plan, const float* x, int row0, int rows, float* scratch, float* out) {
-  const int sources = plan.m_h * plan.m_w;
+// The prior of columns [col0, col0 + cols) of grid rows [row0, row0 + rows), flags not yet applied:
+// out[((i - row0) * cols + j - col0) * out_row + lane].
+VF_HD void prior_block(const PriorPlan& plan, const float* x, int row0, int rows, int col0, int cols, float* scratch,
+                       float* out, int64_t out_row) {
   if (plan.terms == 0) {
-    const float* matrix = plan.matrix + static_cast<int64_t>(row0) * plan.w * sources;
-    mix_all({matrix, 0, sources, x, 0, kTile, 1, sources}, rows * plan.w, out, kTile);
+    const int sources = plan.m_h * plan.m_w;
+    const bool whole = cols == plan.w;  // then its positions lie side by side in the matrix
+    for (int i = 0; i < (whole ? 1 : rows); ++i) {
+      const float* matrix = plan.matrix + (static_cast<int64_t>(row0 + i) * plan.w + col0) * sources;
+      mix_all({matrix, 0, sources, x, 0, kTile, 1, sources}, whole ? rows * cols : cols, out + i * cols * out_row,
+              out_row);
+    }
     return;
   }
   const int64_t line = static_cast<int64_t>(plan.m_w) * kTile;
   for (int t = 0; t < plan.terms; ++t) {
     const float* coef = plan.along_h + (static_cast<int64_t>(t) * plan.h + row0) * plan.m_h;
     for (int j = 0; j < plan.m_w; ++j) {
-      mix_all({coef, 0, plan.m_h, x + j * kTile, 0, line, 1, plan.m_h}, rows, scratch + t * rows * line + j * kTile, line);
+      mix_all({coef, 0, plan.m_h, x + j * kTile, 0, line, 1, plan.m_h}, rows, scratch + t * rows * line + j * kTile,
+              line);
     }
   }
+  const float* along_w = plan.along_w + static_cast<int64_t>(col0) * plan.m_w;
   for (int i = 0; i < rows; ++i) {
-    mix_all({plan.along_w, static_cast<int64_t>(plan.w) * plan.m_w, plan.m_w, scratch + i * line, rows * line, kTile,
+    mix_all({along_w, static_cast<int64_t>(plan.w) * plan.m_w, plan.m_w, scratch + i * line, rows * line, kTile,
              plan.terms, plan.m_w},
-            plan.w, out + static_cast<int64_t>(i) * plan.w * kTile, kTile);
+            cols, out + static_cast<int64_t>(i) * cols * out_row, out_row);
   }
 }
 

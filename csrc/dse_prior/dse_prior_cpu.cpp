@@ -39,7 +39,7 @@ void dse_prior_tile(const DsePriorArgs& args, int64_t image, int64_t c0, float* 
   const TileFlags flags = gather_prev(prev, args.row_stride, sources, width, x);
   for (int row = 0; row < plan.h; row += kPriorGroup) {
     const int rows = plan.h - row < kPriorGroup ? plan.h - row : kPriorGroup;
-    prior_rows(plan, x, row, rows, between, prior);
+    prior_block(plan, x, row, rows, 0, plan.w, between, prior, kTile);
     const int64_t first = image * plan.h * plan.w + static_cast<int64_t>(row) * plan.w;
     T* out = static_cast<T*>(args.out) + first * args.channels + c0;
     for (int p = 0; p < rows * plan.w; ++p) {

@@ -2,16 +2,10 @@
 #pragma once
 
 #include "common/dtype.h"
+#include "common/scalar_view.h"
 #include "sample/row_rule.h"
 
 namespace varfast {
-
-// A float64 per image and position: `data` null means `value` everywhere.
-struct ScalarView {
-  const double* data;
-  int64_t batch_stride, row_stride;
-  double value;
-};
 
 struct SampleArgs {
   int64_t rows;   // per image
@@ -33,10 +27,6 @@ struct SampleArgs {
 }  // namespace varfast
 
 VF_BEGIN
-
-VF_HD double value_at(const ScalarView& x, int64_t b, int64_t l) {
-  return x.data == nullptr ? x.value : x.data[b * x.batch_stride + l * x.row_stride];
-}
 
 // c of a temperature > 0; one so small that it overflows means argmax among equals, not infinity * 0.
 VF_HD float inverse_temperature(double temperature) {

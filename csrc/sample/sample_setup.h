@@ -6,8 +6,6 @@
 
 namespace varfast {
 
-inline ScalarView view_of(const Scalars& x) { return {x.data, x.batch_stride, x.row_stride, x.value}; }
-
 struct SampleSetup {
   SampleArgs args;
   Tensor ids, logprobs, kept, entropy;
@@ -50,9 +48,9 @@ inline SampleSetup sample_setup(const Tensor& model, int64_t batch, int64_t rows
   }
   args.stream = static_cast<uint32_t>(stream);
   args.purpose = static_cast<uint32_t>(purpose);
-  args.temperature = view_of(out.temperature);
-  args.top_p = view_of(out.top_p);
-  args.min_p = view_of(out.min_p);
+  args.temperature = out.temperature.view;
+  args.top_p = out.top_p.view;
+  args.min_p = out.min_p.view;
   args.temperature_last = temperature_last;
   args.top_k = top_k;
   args.draws = draws;

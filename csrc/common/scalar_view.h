@@ -1,0 +1,20 @@
+// A float64 per image and position, or one for all.
+#pragma once
+
+#include <cstdint>
+
+#include "common/simd.h"
+
+namespace varfast {
+struct ScalarView {
+  const double* data;  // null: `value` everywhere
+  int64_t batch_stride, row_stride;
+  double value;
+};
+}  // namespace varfast
+
+VF_BEGIN
+VF_HD double value_at(const ScalarView& x, int64_t b, int64_t l) {
+  return x.data == nullptr ? x.value : x.data[b * x.batch_stride + l * x.row_stride];
+}
+VF_END

@@ -1,0 +1,23 @@
+// The guidance half of an op's arguments: shared by guide and guided_sample.
+#pragma once
+
+#include "common/dtype.h"
+#include "common/scalar_view.h"
+#include "dse_prior/prior_plan.h"
+
+namespace varfast {
+
+struct MapView {  // (B, L, C), channels side by side; data null: absent
+  const void* data;
+  int64_t batch_stride, row_stride;
+};
+
+struct GuideArgs {
+  int64_t batch, length, channels;
+  MapView cond, uncond, prev;
+  ScalarView t, beta;
+  PriorPlan plan;  // of no meaning without prev
+  Dtype dtype;
+};
+
+}  // namespace varfast
