@@ -141,6 +141,18 @@ def test_a_checkpoint_of_another_shape_is_refused(data: Path, tmp_path: Path) ->
         train_transformer(data, tmp_path, tiny_vae(), config=wider, batch_size=8, steps=1)
 
 
+def test_a_checkpoint_of_another_tokenizer_or_half_a_file_is_refused(data: Path, tmp_path: Path) -> None:
+    run_transformer(data, tmp_path, steps=1)
+    other = tiny_vae()
+    other.quantize.embedding.weight.data.add_(1)
+    with pytest.raises(ValueError, match=r"transformer\.pt: was trained on another tokenizer"):
+        train_transformer(data, tmp_path, other, config=VAR, batch_size=8, steps=1)
+    file = tmp_path / "transformer.pt"
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(ValueError, match=r"transformer\.pt: damaged"):
+        run_transformer(data, tmp_path, steps=1)
+
+
 def test_divergence_is_an_error(tmp_path: Path) -> None:
     model = nn.Linear(1, 1)
     run = Run("x", tmp_path, {"m": model}, [torch.optim.SGD(model.parameters(), lr=1.0)], steps=20, batch_size=1)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from varfast.metrics.data import load_split, to_float
 from varfast.models.vqvae import VQVAE
 from varfast.training.adversary import PatchDiscriminator, adversarial_loss, train_judge
-from varfast.training.loop import Run, seeded
+from varfast.training.loop import Run, fingerprint, seeded
 from varfast.training.tokenizer import image_loss
 from varfast.training.transformer import tokenize
 
@@ -48,7 +48,8 @@ def train_decoder(
     optimizer = torch.optim.AdamW(trained, lr=lr, betas=(0.5, 0.95), weight_decay=1e-4)
     judge_optimizer = torch.optim.AdamW(judge.parameters(), lr=lr, betas=(0.5, 0.95), weight_decay=1e-4)
     run = Run("decoder", out_dir, {"vae": vae, "judge": judge}, [optimizer, judge_optimizer], steps, batch_size,
-              seed=seed, ema=0.98, final_lr=0.1, save_every=save_every)
+              seed=seed, ema=0.98, final_lr=0.1, save_every=save_every,
+              depends_on=fingerprint(vae))
 
     def step(i: int, indices: Tensor) -> dict[str, Tensor]:
         target = to_float(images[indices]).expand(-1, vae.config.channels, -1, -1) * 2 - 1

@@ -7,8 +7,10 @@ and a checkpoint needs no generator state.
 from __future__ import annotations
 
 import copy
+import hashlib
 import math
 import os
+import pickle
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -29,7 +31,8 @@ class Run:
     """What a training run owns.
 
     `modules` and `optimizers` are saved by name; each optimizer's own learning rates are the peaks of the schedule.
-    `averages` (a moving average of every module, for evaluation and export) is made here.
+    `averages` (a moving average of every module, for evaluation and export) is made here. `depends_on` fingerprints
+    an earlier stage: a checkpoint made after another one is refused.
     """
 
     name: str
@@ -43,6 +46,7 @@ class Run:
     seed: int = 0
     ema: float = 0.999
     save_every: int = 100
+    depends_on: str = ""
     step: int = 0
     averages: dict[str, nn.Module] = field(init=False)
     folder: Path = field(init=False)
@@ -121,7 +125,7 @@ class Run:
         """Write the checkpoint; the old one stays whole until the new one is."""
         state = {
             "step": self.step,
-            "steps": self.steps,
+            "depends_on": self.depends_on,
             "modules": {k: m.state_dict() for k, m in self.modules.items()},
             "averages": {k: m.state_dict() for k, m in self.averages.items()},
             "optimizers": [o.state_dict() for o in self.optimizers],
@@ -129,8 +133,16 @@ class Run:
         atomic_write(self.checkpoint, lambda path: torch.save(state, path))
 
     def load(self) -> None:
-        """Take over the state in the checkpoint; ValueError if it belongs to a run of another shape."""
-        state: dict[str, Any] = torch.load(self.checkpoint, weights_only=True)
+        """Take over the state in the checkpoint; ValueError if it is damaged or belongs to another run."""
+        try:
+            state: dict[str, Any] = torch.load(self.checkpoint, weights_only=True)
+        except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            raise ValueError(f"{self.checkpoint}: damaged; delete it or pass resume=False ({error})") from error
+        if state.get("depends_on") != self.depends_on:
+            raise ValueError(
+                f"{self.checkpoint}: was trained on another tokenizer than the one now given; "
+                "delete it or pass resume=False"
+            )
         try:
             for name, module in self.modules.items():
                 module.load_state_dict(state["modules"][name])
@@ -142,6 +154,14 @@ class Run:
                 f"{self.checkpoint}: belongs to a run of another shape; delete it or pass resume=False ({error})"
             ) from error
         self.step = int(state["step"])
+
+
+def fingerprint(module: nn.Module) -> str:
+    """Hex SHA-256 of a module's names and values."""
+    digest = hashlib.sha256()
+    for name, tensor in module.state_dict().items():
+        digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _tensors(module: nn.Module) -> Iterable[Tensor]:

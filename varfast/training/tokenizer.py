@@ -80,7 +80,7 @@ def train_tokenizer(
     out_dir: str | os.PathLike[str],
     *,
     config: VQVAEConfig = BUILTIN,
-    steps: int = 2100,
+    steps: int = 2000,
     batch_size: int = 64,
     lr: float = 1.5e-3,
     seed: int = 0,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from varfast.metrics.data import load_split, to_float
 from varfast.models.var import VAR, VARConfig
 from varfast.models.vqvae import VQVAE
-from varfast.training.loop import Run, seeded
+from varfast.training.loop import Run, fingerprint, seeded
 
 LABEL_DROPOUT = 0.1
 
@@ -78,7 +78,7 @@ def train_transformer(
     vae: VQVAE,
     *,
     config: VARConfig | None = None,
-    steps: int = 1800,
+    steps: int = 1500,
     batch_size: int = 64,
     lr: float = 3e-3,
     seed: int = 0,
@@ -99,7 +99,7 @@ def train_transformer(
         init_weights(model)
     optimizers = make_optimizers(model, lr)
     run = Run("transformer", out_dir, {"var": model}, optimizers, steps, batch_size, seed=seed, ema=0.998,
-              save_every=save_every)
+              save_every=save_every, depends_on=fingerprint(vae))
 
     def step(_: int, indices: Tensor) -> dict[str, Tensor]:
         batch = [scale[indices].long() for scale in ids]
