@@ -173,6 +173,21 @@ VF_HD float hmin(F32 a) {
   return _mm_cvtss_f32(_mm_min_ss(x, _mm_movehdup_ps(x)));
 }
 
+VF_HD U32 operator+(U32 a, U32 b) { return {_mm256_add_epi32(a.v, b.v)}; }
+VF_HD U32 operator^(U32 a, U32 b) { return {_mm256_xor_si256(a.v, b.v)}; }
+VF_HD U32 mul_low(U32 a, U32 b) { return {_mm256_mullo_epi32(a.v, b.v)}; }
+VF_HD U32 mul_high(U32 a, U32 b) {
+  const __m256i even = _mm256_mul_epu32(a.v, b.v);
+  const __m256i odd = _mm256_mul_epu32(_mm256_srli_epi64(a.v, 32), _mm256_srli_epi64(b.v, 32));
+  return {_mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xaa)};
+}
+VF_HD U32 as_u32(I32 a) { return {a.v}; }
+VF_HD F32 to_f32(U32 a) {  // the two halves are exact, their sum is rounded once
+  const __m256 low = _mm256_cvtepi32_ps(_mm256_and_si256(a.v, _mm256_set1_epi32(0xffff)));
+  const __m256 high = _mm256_cvtepi32_ps(_mm256_srli_epi32(a.v, 16));
+  return {_mm256_fmadd_ps(high, _mm256_set1_ps(65536.0f), low)};
+}
+
 VF_HD U64Sum zero_wide() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
 VF_HD U64Sum add_wide(U64Sum acc, U32 x) {
   const __m256i low = _mm256_and_si256(x.v, _mm256_set1_epi64x(0xffffffffll));

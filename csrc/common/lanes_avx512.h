@@ -130,6 +130,17 @@ VF_HD int compress(uint32_t* out, U32 x, Mask m) {
 }
 VF_HD float hmin(F32 a) { return _mm512_reduce_min_ps(a.v); }
 
+VF_HD U32 operator+(U32 a, U32 b) { return {_mm512_add_epi32(a.v, b.v)}; }
+VF_HD U32 operator^(U32 a, U32 b) { return {_mm512_xor_si512(a.v, b.v)}; }
+VF_HD U32 mul_low(U32 a, U32 b) { return {_mm512_mullo_epi32(a.v, b.v)}; }
+VF_HD U32 mul_high(U32 a, U32 b) {
+  const __m512i even = _mm512_mul_epu32(a.v, b.v);
+  const __m512i odd = _mm512_mul_epu32(_mm512_srli_epi64(a.v, 32), _mm512_srli_epi64(b.v, 32));
+  return {_mm512_mask_blend_epi32(0xaaaa, _mm512_srli_epi64(even, 32), odd)};
+}
+VF_HD U32 as_u32(I32 a) { return {a.v}; }
+VF_HD F32 to_f32(U32 a) { return {_mm512_cvtepu32_ps(a.v)}; }
+
 VF_HD U64Sum zero_wide() { return {_mm512_setzero_si512(), _mm512_setzero_si512()}; }
 VF_HD U64Sum add_wide(U64Sum acc, U32 x) {
   const __m512i low = _mm512_maskz_mov_epi32(0x5555, x.v);  // even lanes, zero-extended in place

@@ -4,5 +4,6 @@ from varfast.ops.dse_prior import dse_prior
 from varfast.ops.guide import guide
 from varfast.ops.guided_sample import guided_sample
 from varfast.ops.sample import sample
+from varfast.ops.smooth_embed import smooth_embed
 
-__all__ = ["dse_prior", "guide", "guided_sample", "sample"]
+__all__ = ["dse_prior", "guide", "guided_sample", "sample", "smooth_embed"]
