@@ -66,6 +66,14 @@ VF_HD void store(T* p, F32 x, int n) {
 }
 VF_HD U32 load_u32(const uint32_t* p) { return {_mm512_loadu_si512(p)}; }
 VF_HD void store_u32(uint32_t* p, U32 x) { _mm512_storeu_si512(p, x.v); }
+VF_HD U32 operator^(U32 a, U32 b) { return {_mm512_xor_si512(a.v, b.v)}; }
+VF_HD I32 popcount(U32 a) {  // of each half byte by table, then bytes to words to lanes
+  const __m512i table = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4));
+  const __m512i low = _mm512_and_si512(a.v, _mm512_set1_epi8(15));
+  const __m512i high = _mm512_and_si512(_mm512_srli_epi16(a.v, 4), _mm512_set1_epi8(15));
+  const __m512i bytes = _mm512_add_epi8(_mm512_shuffle_epi8(table, low), _mm512_shuffle_epi8(table, high));
+  return {_mm512_madd_epi16(_mm512_maddubs_epi16(bytes, _mm512_set1_epi8(1)), _mm512_set1_epi16(1))};
+}
 
 VF_HD F32 operator+(F32 a, F32 b) { return {_mm512_add_ps(a.v, b.v)}; }
 VF_HD F32 operator-(F32 a, F32 b) { return {_mm512_sub_ps(a.v, b.v)}; }
