@@ -1,4 +1,4 @@
-"""select_candidate: recorded official selections, the reference, the rules' statistics, torch's machinery, bad input."""
+"""select_candidate: recorded official selections, the reference, the rules' statistics, torch, bad input."""
 
 import json
 import math

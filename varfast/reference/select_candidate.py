@@ -64,7 +64,7 @@ def select_candidate(
     rank = rank.scatter(1, torch.where(inside, order, count), turns)[:, :count]
     rank = torch.where(finite, rank, count)
 
-    if rule == "var":
+    if rule == "var" and candidates is not None:
         rows = as_rows(candidates.reshape(batch, -1), codebook) if codebook is not None else candidates
         reps = _representatives(rank, rows.reshape(batch, count, -1), keep, min_distance)
     else:
