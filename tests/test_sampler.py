@@ -1,0 +1,228 @@
+"""The loop: seeds, batches, the two paths, what it refuses."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from tiny import GRIDS, tiny_var
+from torch import Tensor
+
+from varfast import CFG, SSG, DiverseVAR, Sampler, VARScaling, _cost
+from varfast.models import VAR
+from varfast.protocol import Recipe, Step
+
+TOKENS = sum(h * w for h, w in GRIDS)
+METHODS: dict[str, list[object]] = {
+    "plain": [],
+    "ssg": [SSG(beta=0.4, schedule="constant")],
+    "var_scaling": [VARScaling(scales=(1, 2), candidates=12, alpha=1.2, min_distance=0.1)],
+    "diverse_var": [DiverseVAR(scales=(1, 2), suppress=(1.0, 0.2), amplify=(1.0, 0.1), where="blocks")],
+}
+METHODS["everything"] = [item for items in METHODS.values() for item in items]
+ALL = pytest.mark.parametrize("guidance", METHODS.values(), ids=METHODS.keys())
+
+
+@pytest.fixture(scope="module")
+def model() -> VAR:
+    return tiny_var()
+
+
+def draw(model: Any, guidance: list[object], labels: list[int], seeds: list[int], **options: Any) -> list[Tensor]:
+    images, ids = Sampler(model, guidance, **options)(labels=labels, seeds=seeds, return_ids=True)
+    assert images.shape == (len(labels), 1, 32, 32) and 0 <= images.min() <= images.max() <= 1
+    return ids
+
+
+def agreement(first: list[Tensor], second: list[Tensor]) -> float:
+    return (torch.cat(first, 1) == torch.cat(second, 1)).double().mean().item()
+
+
+@ALL
+def test_an_image_depends_on_its_own_label_and_seed_alone(model: VAR, guidance: list[object]) -> None:
+    labels, seeds = [i % 10 for i in range(64)], [7 * i - 100 for i in range(64)]
+    together = draw(model, guidance, labels, seeds)
+    alone = [draw(model, guidance, [label], [seed]) for label, seed in zip(labels, seeds, strict=True)]
+    assert agreement(together, [torch.cat(scale) for scale in zip(*alone, strict=True)]) >= 0.999
+
+
+@ALL
+def test_the_same_call_gives_the_same_bits_and_another_seed_others(model: VAR, guidance: list[object]) -> None:
+    first, again = (draw(model, guidance, [3, 3], [5, 6]) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not torch.equal(first[-1][0], first[-1][1])
+
+
+@ALL
+def test_guiding_features_equals_guiding_logits(model: VAR, guidance: list[object]) -> None:
+    labels, seeds = [i % 10 for i in range(64)], list(range(64))
+    paths = [draw(model, guidance, labels, seeds, cfg=1.0, path=path) for path in ("features", "logits")]
+    assert agreement(*paths) >= 0.999
+
+
+def test_the_two_paths_agree_with_filters_and_temperatures(model: VAR) -> None:
+    options: dict[str, Any] = {"top_k": [0, 5, 9, 9, 20], "top_p": 0.9, "min_p": 0.01, "temperature": [1, 2, 0, 1, 0.5]}
+    paths = [draw(model, [SSG()], [1] * 32, list(range(32)), path=path, **options) for path in ("features", "logits")]
+    assert agreement(*paths) >= 0.999
+    assert (paths[0][2] == paths[1][2]).all()
+
+
+def test_the_distribution_of_the_first_token_is_the_models_own(model: VAR) -> None:
+    state = model.begin(torch.tensor([4]), unconditional=False)
+    expected = model.head(model.features(state, 0)).softmax(-1)[0, 0].double()
+    ids = draw(model, [], [4] * 4000, list(range(4000)), cfg=0.0)[0][:, 0]
+    observed = torch.bincount(ids, minlength=24).double()
+    chi2 = ((observed - 4000 * expected) ** 2 / (4000 * expected)).sum().item()
+    assert chi2 < 62  # 23 degrees of freedom: p = 2e-5
+
+
+def test_smooth_mode_has_images_but_no_tokens(model: VAR) -> None:
+    sampler = Sampler(model, [SSG()], smooth=True, top_k=12)
+    images = sampler(labels=[1, 2], seeds=[3, 4])
+    assert images.shape == (2, 1, 32, 32) and torch.equal(images, sampler(labels=[1, 2], seeds=[3, 4]))
+    with pytest.raises(ValueError, match="return_ids"):
+        sampler(labels=[1], seeds=[1], return_ids=True)
+    with pytest.raises(ValueError, match="temperature"):
+        Sampler(model, smooth=True, temperature=0.5)
+
+
+def test_an_empty_batch_is_empty(model: VAR) -> None:
+    assert Sampler(model, METHODS["everything"])(labels=[], seeds=[]).shape == (0, 1, 32, 32)
+
+
+def test_without_cfg_no_unconditional_half_is_run(model: VAR, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = []
+    features = VAR.features
+
+    def spy(self: VAR, *args: Any, **kwargs: Any) -> Tensor:
+        rows.append(len(x := features(self, *args, **kwargs)))
+        return x
+
+    monkeypatch.setattr(VAR, "features", spy)
+    draw(model, [SSG()], [1, 2, 3], [1, 2, 3], cfg=0.0)
+    draw(model, [SSG()], [1, 2, 3], [1, 2, 3], cfg=1.0)
+    assert rows == [3] * 5 + [6] * 5
+
+
+class Bits:
+    """A bitwise model: logits (rows, L, 2d) for d bits a token, which follow from the label alone."""
+
+    grids = ((1, 1), (2, 3), (4, 4))
+    vocab_size, num_classes, bits = 6, 2, 3
+    codebook = torch.tensor([[-1.0], [1.0]])
+
+    def begin(self, labels: Tensor, unconditional: bool = True) -> dict[str, Any]:
+        return {"labels": labels, "taken": [], "rows": 1 + unconditional}
+
+    def features(self, state: dict[str, Any], k: int, on_input: Any = None, on_output: Any = None) -> Tensor:
+        h, w = self.grids[k]
+        return state["labels"].float().repeat(state["rows"])[:, None, None].expand(-1, h * w, 2)
+
+    def head(self, x: Tensor) -> Tensor:
+        return torch.cat([x[..., :1] * 40 - 20, torch.zeros_like(x[..., :1])], -1).repeat(1, 1, 3)
+
+    def advance(self, state: dict[str, Any], k: int, *, ids: Tensor) -> None:
+        state["taken"].append(ids)
+
+    def decode(self, state: dict[str, Any]) -> Tensor:
+        return torch.cat(state["taken"], dim=1).float()
+
+
+@pytest.mark.parametrize("path", ["features", "logits"])
+def test_a_bitwise_model_draws_bits(path: str) -> None:
+    scaling = VARScaling(scales=1, candidates=5, rule="infinity", top=3)
+    bits = Sampler(Bits(), [SSG(), scaling], path=path)(labels=[0, 1], seeds=[0, 1])
+    # Logits (-20, 0) for label 0, (20, 0) for label 1: every bit is 1, or 0.
+    assert bits.shape == (2, 23, 3) and (bits[0] == 1).all() and (bits[1] == 0).all()
+
+
+def test_a_row_without_a_distribution_is_named(model: VAR) -> None:
+    class Broken:
+        def on_features(self, step: Step, x: Tensor, block: int, blocks: int) -> Tensor:
+            if step.index == 2 and block == blocks - 1:
+                x = x.clone()
+                x[1, 5] = float("nan")
+            return x
+
+    with pytest.raises(RuntimeError, match=r"image 1 .* scale 2, position 5 \(row 1, column 2\)"):
+        Sampler(model, [Broken()], cfg=0.0)(labels=[1, 2], seeds=[1, 2])
+
+
+def test_a_guidance_object_of_ones_own(model: VAR) -> None:
+    class Greedy:
+        def on_logits(self, step: Step, recipe: Recipe) -> Recipe:
+            return replace(recipe, temperature=0.0)
+
+    ids = draw(model, [Greedy()], [1, 1], [0, 1])
+    assert all(torch.equal(scale[0], scale[1]) for scale in ids)
+
+
+BAD: dict[str, tuple[type[Exception], dict[str, Any]]] = {
+    "top_k": (ValueError, {"top_k": -1}),
+    "top_p": (ValueError, {"top_p": 1.5}),
+    "min_p": (ValueError, {"min_p": -0.1}),
+    "temperature": (ValueError, {"temperature": [1.0, 1.0]}),
+    "cfg|strength": (ValueError, {"cfg": float("nan")}),
+    "path": (ValueError, {"path": "middle"}),
+    "top_k .*int": (TypeError, {"top_k": 1.5}),
+    "guidance": (TypeError, {"guidance": ["ssg"]}),
+    "strength": (TypeError, {"cfg": "strong"}),
+}
+
+
+@pytest.mark.parametrize("match", BAD)
+def test_a_wrong_setting_is_named(model: VAR, match: str) -> None:
+    error, arguments = BAD[match]
+    with pytest.raises(error, match=match):
+        Sampler(model, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("match", "error", "call"),
+    [
+        ("one length", ValueError, {"labels": [1, 2], "seeds": [1]}),
+        ("seeds", TypeError, {"labels": [1], "seeds": [0.5]}),
+        ("seeds", ValueError, {"labels": [1], "seeds": [2**63]}),
+        ("labels", ValueError, {"labels": [11], "seeds": [1]}),
+        ("labels", TypeError, {"labels": "1", "seeds": [1]}),
+        ("seeds", TypeError, {"labels": [1], "seeds": torch.ones(1)}),
+        ("labels", ValueError, {"labels": torch.ones(1, 1, dtype=torch.int64), "seeds": [1]}),
+    ],
+)
+def test_a_wrong_call_is_named(model: VAR, match: str, error: type[Exception], call: dict[str, Any]) -> None:
+    with pytest.raises(error, match=match):
+        Sampler(model)(**call)
+
+
+def test_candidates_need_somebody_who_selects(model: VAR) -> None:
+    class Many:
+        def on_logits(self, step: Step, recipe: Recipe) -> Recipe:
+            return replace(recipe, draws=3)
+
+    with pytest.raises(ValueError, match="no `select`"):
+        Sampler(model, [Many()])(labels=[1], seeds=[1])
+
+
+def test_a_recipe_that_is_none_is_an_error(model: VAR) -> None:
+    class Forgetful:
+        def on_logits(self, step: Step, recipe: Recipe) -> None:
+            return None
+
+    with pytest.raises(TypeError, match="must return a Recipe"):
+        Sampler(model, [Forgetful()])(labels=[1], seeds=[1])
+
+
+def test_the_cost_model_takes_the_smaller_side() -> None:
+    grids = [(n, n) for n in (1, 2, 3, 4)]
+    assert _cost.cheaper_path(grids, 1024, 4096, 2, [False, True, True, True]) == "features"
+    assert _cost.cheaper_path(grids, 4096, 64, 2, [False, True, True, True]) == "logits"
+    assert _cost.cheaper_path(grids, 1024, 4096, 2, [False] * 4) == "features"
+
+
+def test_per_scale_lists_and_constant_cfg_are_taken(model: VAR) -> None:
+    constant = draw(model, [], [1], [1], cfg=CFG(1.0, schedule=[1.0] * 5))
+    assert all(
+        torch.equal(a, b) for a, b in zip(constant, draw(model, [], [1], [1], cfg=CFG(1.0, "constant")), strict=True)
+    )

@@ -1,0 +1,5 @@
+"""`python -m varfast`."""
+
+from varfast.cli import main
+
+main()

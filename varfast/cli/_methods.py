@@ -1,0 +1,114 @@
+"""Methods as people write them on the command line: ``ssg(beta=0.4) + var_scaling``."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import typer
+
+from varfast import Sampler
+from varfast.guidance import CFG, SSG, DiverseVAR, VARScaling
+from varfast.protocol import Model
+
+KINDS = {"cfg": CFG, "ssg": SSG, "var_scaling": VARScaling, "diverse_var": DiverseVAR}
+NAMES = {"cfg": "CFG", "ssg": "SSG", "var_scaling": "VAR-Scaling", "diverse_var": "DiverseVAR", "sampling": "sampling"}
+SAMPLING = ("temperature", "top_k", "top_p", "min_p", "smooth")
+
+# What a parameter is on the built-in model where none is given, chosen from the evaluation table in README. Other
+# models take the classes' own defaults.
+BUILTIN: dict[str, dict[str, Any]] = {
+    "cfg": {"strength": 1.0},
+    "ssg": {"beta": 0.4, "schedule": "constant", "scales": -1},
+    "var_scaling": {"scales": 1, "candidates": 50, "alpha": 1.4, "min_distance": 0.5},
+    "diverse_var": {"scales": (1, 2), "suppress": (1.0, 0.1)},
+}
+
+HELP = (
+    "Parts joined by +: plain, ssg, var_scaling, diverse_var, cfg, sampling; parameters in brackets as in Python, "
+    'e.g. "ssg(beta=0.4, scales=-1) + sampling(top_k=64)".'
+)
+
+
+@dataclass(frozen=True)
+class Method:
+    """A parsed method: its parts with all parameters that are not the classes' defaults."""
+
+    parts: tuple[tuple[str, tuple[tuple[str, Any], ...]], ...]
+
+    @property
+    def title(self) -> str:
+        """Names of the parts, as the papers write them."""
+        return " + ".join(NAMES[name] for name, _ in self.parts) or "plain"
+
+    @property
+    def details(self) -> str:
+        """The parameters."""
+        return ", ".join(f"{key}={value!r}" for _, pairs in self.parts for key, value in pairs)
+
+    def __str__(self) -> str:
+        texts = (f"{name}({', '.join(f'{k}={v!r}' for k, v in pairs)})" for name, pairs in self.parts)
+        return " + ".join(texts) or "plain"
+
+    def sampler(self, model: Model, **defaults: Any) -> Sampler:
+        """A sampler of `model`; `defaults` are arguments of `Sampler` that the method itself may override."""
+        guidance, arguments = [], dict(defaults)
+        for name, pairs in self.parts:
+            if name == "sampling":
+                arguments |= dict(pairs)
+            elif name == "cfg":
+                arguments["cfg"] = CFG(**dict(pairs))
+            else:
+                guidance.append(KINDS[name](**dict(pairs)))
+        return Sampler(model, guidance, **arguments)
+
+
+def parse(text: str, *, presets: Mapping[str, Mapping[str, Any]]) -> Method:
+    """Reads a method, or raises typer.BadParameter saying what is wrong where."""
+    try:
+        tree = ast.parse(text.strip(), mode="eval").body
+    except SyntaxError as error:
+        raise typer.BadParameter(f"cannot read {text!r}: {error.msg}. {HELP}") from error
+    parts: list[tuple[str, tuple[tuple[str, Any], ...]]] = []
+    for node in _flatten(tree):
+        name, given = _part(node, text)
+        if name == "plain":
+            continue
+        if name not in NAMES:
+            raise typer.BadParameter(f"unknown method {name!r} in {text!r}. {HELP}")
+        if name in dict(parts):
+            raise typer.BadParameter(f"{name} appears twice in {text!r}")
+        arguments = {**presets.get(name, {}), **given}
+        _check(name, arguments, text)
+        parts.append((name, tuple(arguments.items())))
+    return Method(tuple(parts))
+
+
+def _flatten(node: ast.expr) -> list[ast.expr]:
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+        return _flatten(node.left) + _flatten(node.right)
+    return [node]
+
+
+def _part(node: ast.expr, text: str) -> tuple[str, dict[str, Any]]:
+    if isinstance(node, ast.Name):
+        return node.id, {}
+    if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name) or node.args:
+        raise typer.BadParameter(f"cannot read {ast.unparse(node)!r} in {text!r}. {HELP}")
+    try:
+        return node.func.id, {str(k.arg): ast.literal_eval(k.value) for k in node.keywords}
+    except ValueError as error:
+        raise typer.BadParameter(f"parameters in {text!r} must be plain numbers, words in quotes or lists") from error
+
+
+def _check(name: str, arguments: dict[str, Any], text: str) -> None:
+    if name == "sampling":
+        if unknown := set(arguments) - set(SAMPLING):
+            raise typer.BadParameter(f"sampling knows {', '.join(SAMPLING)}, got {', '.join(unknown)} in {text!r}")
+        return
+    try:
+        KINDS[name](**arguments)
+    except (TypeError, ValueError) as error:
+        raise typer.BadParameter(f"{name} in {text!r}: {error}") from error

@@ -1,0 +1,59 @@
+"""`varfast compare`: the same seeds through several methods, side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from varfast.cli import _methods, _options, _picture
+from varfast.cli._options import (
+    CfgOption,
+    DeviceOption,
+    DownloadOption,
+    DtypeOption,
+    MethodsOption,
+    ModelOption,
+    VaeOption,
+)
+from varfast.training.loop import writable_folder
+
+DEFAULT = ("plain", "ssg", "var_scaling", "diverse_var", "ssg + var_scaling + diverse_var")
+
+
+def compare(
+    out: Annotated[Path, typer.Option("--out", "-o", help="The picture to write.")] = Path("compare.png"),
+    method: MethodsOption = None,
+    classes: Annotated[str | None, typer.Option(help="Names or numbers, comma-separated; all. Default: ten.")] = None,
+    count: Annotated[int, typer.Option("--count", "-n", min=1, help="Images per class and method.")] = 2,
+    seed: Annotated[int, typer.Option(help="Seed of each class's first image; the next ones count up.")] = 0,
+    cfg: CfgOption = 1.0,
+    model: ModelOption = "builtin",
+    vae: VaeOption = None,
+    download: DownloadOption = False,
+    device: DeviceOption = "cpu",
+    dtype: DtypeOption = "float32",
+) -> None:
+    """Draw the same classes and seeds with several methods: one picture, one row per method.
+
+    Without --method: no guidance but CFG, each of the three methods, and all of them together.
+    """
+    if out.suffix.lower() != ".png":
+        raise typer.BadParameter(f"--out must name a .png file, got {out}")
+    loaded = _options.load_model(model, vae, download, device, dtype)
+    methods = [_methods.parse(text, presets=_options.presets(loaded)) for text in method or DEFAULT]
+    names = _options.class_names(loaded)
+    labels = _options.parse_classes(classes, names, default=10)
+    writable_folder(out.parent)
+    seeds = [seed + i for _ in labels for i in range(count)]
+    rows = []
+    with _options.progress() as bar:
+        task = bar.add_task("sampling", total=len(methods))
+        for parsed in methods:
+            images = parsed.sampler(loaded, cfg=cfg)(labels=[x for x in labels for _ in range(count)], seeds=seeds)
+            rows.append(_picture.Row(parsed.title, parsed.details, images.float()))
+            bar.update(task, advance=1)
+    _picture.write_png(out, _picture.picture(rows, [names[label] for label in labels]))
+    Console().print(f"{len(rows)} methods, {len(seeds)} images each: {out.resolve()}")

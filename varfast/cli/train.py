@@ -1,0 +1,37 @@
+"""`varfast train`: makes the weights that the package ships."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from varfast.cli._options import DataOption
+
+
+def train(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for checkpoints and results.")] = Path("training"),
+    classifier: Annotated[bool, typer.Option("--classifier", help="Only the evaluation classifier.")] = False,
+    tokenizer: Annotated[bool, typer.Option("--tokenizer", help="Only the VQ-VAE.")] = False,
+    transformer: Annotated[bool, typer.Option("--transformer", help="Only the transformer, on its tokens.")] = False,
+    decoder: Annotated[bool, typer.Option("--decoder", help="Only the VQ-VAE's decoder, on by itself.")] = False,
+    data: DataOption = None,
+    seed: Annotated[int, typer.Option(help="Everything random follows from it.")] = 0,
+    resume: Annotated[bool, typer.Option(help="Go on from checkpoints found in the folder.")] = True,
+    steps: Annotated[int | None, typer.Option(min=1, help="Optimizer steps of each stage; default: its own.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Train on the first images only, for a trial.")] = None,
+) -> None:
+    """Train the built-in model and the classifier that judges it on Fashion-MNIST: all stages, or the ones named.
+
+    Writes classifier.safetensors and builtin.safetensors into the folder; --model of the other commands takes the
+    latter. Interrupted, the same command goes on from the last checkpoint.
+    """
+    from varfast import training  # torch.optim takes seconds to import, which --help should not
+
+    chosen = {"classifier": classifier, "tokenizer": tokenizer, "transformer": transformer, "decoder": decoder}
+    stages = [stage for stage in training.STAGES if chosen[stage]] or training.STAGES
+    options: dict[str, Any] = {"seed": seed, "limit": limit} | ({} if steps is None else {"steps": steps})
+    training.train(data, out, stages=stages, resume=resume, **options)
+    Console().print(f"{', '.join(stages)} done; weights in {out}")

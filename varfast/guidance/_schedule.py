@@ -1,0 +1,72 @@
+"""Strengths that change over the scales, and sets of scales: shared by all guidance objects."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from varfast.protocol import Step
+
+Schedule = str | Sequence[float]
+_FACTORS: dict[str, Callable[[float], float]] = {  # of the progress k / (K - 1)
+    "constant": lambda progress: 1.0,
+    "ramp": lambda progress: progress,
+    "linear": lambda progress: 1.0 - progress,
+    "cosine": lambda progress: 0.5 * (1.0 + math.cos(math.pi * progress)),
+}
+
+
+def check_schedule(schedule: object) -> Schedule:
+    """Checks a schedule: a name of the table, or a sequence of one finite number per scale."""
+    if isinstance(schedule, str):
+        if schedule not in _FACTORS:
+            raise ValueError(f"schedule must be one of {', '.join(_FACTORS)} or a list of numbers, got {schedule!r}")
+        return schedule
+    if not isinstance(schedule, Sequence) or not all(isinstance(n, (int, float)) for n in schedule):
+        raise TypeError(f"schedule must be one of {', '.join(_FACTORS)} or a list of numbers, got {schedule!r}")
+    if not schedule or not all(math.isfinite(n) for n in schedule):
+        raise ValueError(f"schedule must hold one finite number per scale, got {list(schedule)}")
+    return tuple(float(n) for n in schedule)
+
+
+def factor(schedule: Schedule, step: Step) -> float:
+    """What a schedule multiplies a strength by at a scale."""
+    if isinstance(schedule, str):
+        return _FACTORS[schedule](step.progress)
+    if len(schedule) != step.count:
+        raise ValueError(f"schedule must hold one number per scale, {step.count}, got {len(schedule)}")
+    return schedule[step.index]
+
+
+def check_scales(scales: int | Sequence[int]) -> tuple[int, ...]:
+    """Checks one or several scale indices; negative ones count from the last scale, as in Python."""
+    chosen = (scales,) if isinstance(scales, int) else tuple(scales)
+    if not chosen or not all(isinstance(k, int) and not isinstance(k, bool) for k in chosen):
+        raise TypeError(f"scales must be a scale index or a non-empty list of them, got {scales!r}")
+    return chosen
+
+
+def is_among(scales: Sequence[int], step: Step) -> bool:
+    """Whether a scale is among `scales`; an index that the model lacks is an error, not a silent no."""
+    for k in scales:
+        if not -step.count <= k < step.count:
+            raise ValueError(f"scales must lie in [{-step.count}, {step.count - 1}] for {step.count} scales, got {k}")
+    return step.index in scales or step.index - step.count in scales
+
+
+def check_number(name: str, value: object, low: float = -math.inf, high: float = math.inf) -> float:
+    """Checks a finite number in [low, high]."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
+    if not (math.isfinite(value) and low <= value <= high):
+        raise ValueError(f"{name} must be finite and lie in [{low}, {high}], got {value}")
+    return float(value)
+
+
+def check_count(name: str, value: object, low: int = 1) -> int:
+    """Checks an int of at least `low`."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an int, got {type(value).__name__}")
+    if value < low:
+        raise ValueError(f"{name} must be at least {low}, got {value}")
+    return value

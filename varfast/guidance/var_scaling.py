@@ -1,0 +1,132 @@
+"""VARScaling: many candidate maps at a critical scale, of which a representative one is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from varfast import ops
+from varfast.guidance import _schedule
+from varfast.guidance._calibration import Calibration, measure
+from varfast.protocol import Model, Recipe, Step
+
+RULES = ("var", "paper", "infinity")
+BANDWIDTHS = ("silverman", "silverman-batch")
+
+
+@dataclass(frozen=True)
+class VARScaling:
+    """Draws `candidates` token maps at chosen scales, scores each by its density, and keeps one.
+
+    The density of a candidate is a Gaussian kernel density estimate over the codebook embeddings of all candidates
+    at the same position, ``f(x_i) = sum_j exp(-||x_i - x_j||^2 / (2 h^2))``, summed over positions. All candidates
+    come from one filtered distribution in one call, so their number is free.
+
+    Args:
+        scales: index or indices of the scales to search at, negative ones from the end. Scale 1 is VAR's 2x2 map.
+        candidates: how many maps are drawn.
+        rule: "var" (low density if the best score is below `alpha` times the mean: visit candidates in random order,
+            otherwise by falling score; keep up to `keep` that are at least `min_distance` apart; draw one in
+            proportion to its score), "paper" (the same without distances) or "infinity" (the `top` best, linearly
+            decaying weights).
+        bandwidth: h; "silverman"; or "silverman-batch", averaged over the batch as the released code does, which
+            makes an image depend on its neighbours.
+        alpha, keep, min_distance: of the "var" rule; the paper's for VAR by default. They do not carry over to other
+            models: `calibrate` measures what they are compared with.
+        top: of the "infinity" rule.
+        nucleus: "fixed"; or "shrinking", which filters again at every draw what the draw before left, as the released
+            VAR code does, for comparison with its numbers. Needs top_k or top_p; slow.
+
+    Raises:
+        TypeError: a wrong type. ValueError: a wrong name or number.
+
+    Notes:
+        Source: arXiv 2601.07293 and its released code. Costs one multi-draw sampling call, one density and one
+        selection per scale, and no further run of the transformer.
+    """
+
+    scales: int | Sequence[int] = 1
+    candidates: int = 50
+    rule: str = "var"
+    bandwidth: float | str = "silverman"
+    alpha: float = 2.3
+    keep: int = 10
+    min_distance: float = 1.8
+    top: int = 100
+    nucleus: str = "fixed"
+
+    def __post_init__(self) -> None:
+        _schedule.check_scales(self.scales)
+        _schedule.check_count("candidates", self.candidates, 2)
+        if self.rule not in RULES:
+            raise ValueError(f"rule must be one of {', '.join(RULES)}, got {self.rule!r}")
+        if self.bandwidth not in BANDWIDTHS:
+            _schedule.check_number("bandwidth", self.bandwidth, 1e-30)
+        _schedule.check_number("alpha", self.alpha, 0.0)
+        _schedule.check_count("keep", self.keep)
+        _schedule.check_number("min_distance", self.min_distance, 0.0)
+        _schedule.check_count("top", self.top)
+        if self.nucleus not in ("fixed", "shrinking"):
+            raise ValueError(f"nucleus must be fixed or shrinking, got {self.nucleus!r}")
+
+    def _active(self, step: Step) -> bool:
+        return _schedule.is_among(_schedule.check_scales(self.scales), step)
+
+    def on_logits(self, step: Step, recipe: Recipe) -> Recipe:
+        """Asks for as many draws as there are candidates."""
+        if not self._active(step):
+            return recipe
+        return replace(recipe, draws=self.candidates, shrinking=self.nucleus == "shrinking")
+
+    def scores(self, step: Step, candidates: Tensor) -> Tensor:
+        """Density (B, N) of candidates, ids (B, N, L) or bits (B, N, L, d), summed over positions."""
+        codebook = step.codebook if step.bits is None else None
+        points = candidates if step.bits is None else candidates.bool()
+        return ops.gaussian_kde(points.transpose(1, 2), bandwidth=self.bandwidth, codebook=codebook).sum(1)
+
+    def select(self, step: Step, candidates: Tensor) -> Tensor | None:
+        """Index (B,) of the candidate to keep."""
+        if not self._active(step):
+            return None
+        return ops.select_candidate(
+            self.scores(step, candidates),
+            candidates if step.bits is None else candidates.float(),
+            step.seeds,
+            codebook=step.codebook if step.bits is None else None,
+            rule=self.rule,
+            alpha=self.alpha,
+            keep=self.keep,
+            min_distance=self.min_distance,
+            top=self.top,
+            stream=step.index,
+        )
+
+    @classmethod
+    def calibrate(
+        cls,
+        model: Model,
+        *,
+        labels: Sequence[int] | Tensor,
+        seeds: Sequence[int] | Tensor,
+        scale: int = 1,
+        candidates: int = 50,
+        **sampling: object,
+    ) -> Calibration:
+        """Measures what `alpha` and `min_distance` are compared with on a model, and proposes values.
+
+        Args:
+            model: the model.
+            labels, seeds: (B,), the images to measure on; a few dozen will do.
+            scale: the scale to search at.
+            candidates: how many maps are drawn.
+            sampling: further arguments of `varfast.Sampler` (cfg, guidance, top_k, ...).
+
+        Returns:
+            A `Calibration`: the measured ratios and distances, the proposed `alpha` and `min_distance`.
+
+        Raises:
+            What the sampler raises.
+        """
+        return measure(model, cls(scales=scale, candidates=candidates), labels, seeds, sampling)

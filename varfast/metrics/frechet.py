@@ -1,0 +1,53 @@
+"""Fréchet distance between two sets of features."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class _Given(nn.Module):
+    """Tells torchmetrics that the features are made already."""
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.num_features = num_features
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features
+
+
+def frechet_distance(real: Tensor, fake: Tensor) -> float:
+    """Fréchet distance of the normal distributions fitted to two sets, ``|m - m'|^2 + tr(C + C' - 2 (C C')^(1/2))``.
+
+    Args:
+        real: (N, D) features. fake: (M, D) features, any floating dtype; sums are float64.
+
+    Returns:
+        The squared distance, in squared units of the features. It shrinks towards its limit as the sets grow (a bias
+        of about 1 / N), so compare sets of one size only.
+
+    Raises:
+        ValueError: shapes that do not fit, or fewer than two rows.
+
+    Notes:
+        Source: Heusel et al., arXiv 1706.08500, with the features of a classifier of the data in place of Inception.
+    """
+    check_features(real, fake, at_least=2)
+    from torchmetrics.image.fid import FrechetInceptionDistance  # takes seconds to import
+
+    metric = FrechetInceptionDistance(feature=_Given(real.shape[1]))
+    metric.update(real.double(), real=True)
+    metric.update(fake.double(), real=False)
+    return float(metric.compute())
+
+
+def check_features(real: Tensor, fake: Tensor, *, at_least: int) -> None:
+    """Checks two sets of features, (N, D) and (M, D), finite, N and M at least `at_least`."""
+    for name, features in (("real", real), ("fake", fake)):
+        if features.dim() != 2 or features.shape[1] != real.shape[-1]:
+            raise ValueError(f"{name} must have shape (N, D) with D of both sets equal, got {tuple(features.shape)}")
+        if len(features) < at_least:
+            raise ValueError(f"{name} must have at least {at_least} rows, got {len(features)}")
+        if not torch.isfinite(features).all():
+            raise ValueError(f"{name} must be finite")

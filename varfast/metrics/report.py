@@ -1,0 +1,183 @@
+"""A resumable evaluation of samplers: runs, table and JSON."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.table import Table
+from torch import Tensor
+
+import varfast
+from varfast.metrics.classifier import file_sha256
+from varfast.metrics.data import to_float
+from varfast.metrics.judge import METRICS, Judge
+from varfast.metrics.sharing import Sharing
+from varfast.models import VAR
+from varfast.protocol import Model
+from varfast.training.loop import atomic_write
+
+SEED_STRIDE = 1_000_000  # image i of paired seed s has seed s * SEED_STRIDE + i
+
+
+@dataclass
+class Experiment:
+    """What all rows of an evaluation share.
+
+    Attributes:
+        model: the generator. model_file: where it came from; its hash goes into every result.
+        folder: where results are kept. images: per method and seed. batch: per run of the model. data_dir: the data.
+    """
+
+    model: VAR
+    model_file: Path
+    folder: Path
+    images: int
+    batch: int
+    data_dir: str | os.PathLike[str] | None = None
+    judge: Judge = field(init=False)
+    facts: dict[str, Any] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.judge = Judge(self.data_dir)
+        self.facts = {
+            "images": self.images,
+            "model_sha256": file_sha256(self.model_file),
+            "classifier_sha256": self.judge.classifier_sha256,
+            "varfast": varfast.__version__,
+        }
+
+    def load(self, name: str, seed: int) -> dict[str, float] | None:
+        """Metrics of an earlier run of the same thing, or None."""
+        file = self._file(name, seed)
+        return json.loads(file.read_text())["metrics"] if file.is_file() else None
+
+    def judge_and_keep(self, name: str, seed: int, images: Tensor, labels: Tensor) -> dict[str, float]:
+        """Scores images and writes the result to the folder."""
+        metrics = self.judge.score(images, labels)
+        text = json.dumps({**self._key(name, seed), "metrics": metrics}, indent=2) + "\n"
+        file = self._file(name, seed)
+        file.parent.mkdir(exist_ok=True)
+        atomic_write(file, lambda path: path.write_text(text))
+        return metrics
+
+    def _key(self, name: str, seed: int) -> dict[str, Any]:
+        return {"name": name, "seed": seed, **self.facts}
+
+    def _file(self, name: str, seed: int) -> Path:
+        digest = hashlib.sha256(json.dumps(self._key(name, seed), sort_keys=True).encode()).hexdigest()
+        return self.folder / "runs" / f"{digest[:16]}.json"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One method: a title, the details that tell it from all others, and what makes its sampler for a model."""
+
+    title: str
+    details: str
+    make: Callable[[Model], varfast.Sampler]
+
+
+class Report:
+    """Rows of an evaluation; `advance` hears of every batch of images."""
+
+    def __init__(self, experiment: Experiment, advance: Callable[[int], object]) -> None:
+        self.experiment = experiment
+        self.advance = advance
+        self.rows: list[dict[str, Any]] = []
+
+    def add_references(self) -> None:
+        """Two rows to read the others against: real training images, and what the tokenizer makes of them."""
+        real = self.experiment.judge.training_images(self.experiment.images)
+        jobs = {
+            "real training images": lambda: real.images,
+            "their reconstructions": lambda: self._rebuild(real.images),
+        }
+        for name, job in jobs.items():
+            metrics = self.experiment.load(name, 0)
+            if metrics is None:
+                metrics = self.experiment.judge_and_keep(name, 0, job(), real.labels)
+            self._row(name, "", [metrics])
+
+    def add(self, settings: Sequence[Setting], seeds: Sequence[int]) -> None:
+        """All methods over paired seeds."""
+        found: dict[str, list[dict[str, float]]] = {setting.details: [] for setting in settings}
+        for seed in seeds:
+            missing = [setting for setting in settings if self.experiment.load(setting.details, seed) is None]
+            self.advance(self.experiment.images * (len(settings) - len(missing)))
+            self._draw(missing, seed)
+            for setting in settings:
+                metrics = self.experiment.load(setting.details, seed)
+                assert metrics is not None
+                found[setting.details].append(metrics)
+        for setting in settings:
+            self._row(setting.title, setting.details, found[setting.details])
+
+    def _row(self, title: str, details: str, runs: list[dict[str, float]]) -> None:
+        metrics = {name: [run[name] for run in runs] for name in METRICS}
+        self.rows.append({"title": title, "details": details, "metrics": metrics})
+
+    def _draw(self, settings: Sequence[Setting], seed: int) -> None:
+        """Batch by batch through all methods, which share what they have in common, then judges them."""
+        count, batch = self.experiment.images, self.experiment.batch
+        labels = torch.arange(count) % self.experiment.model.num_classes
+        seeds = seed * SEED_STRIDE + torch.arange(count)
+        shared = Sharing(self.experiment.model)
+        samplers = [setting.make(shared) for setting in settings]
+        images: list[list[Tensor]] = [[] for _ in settings]
+        for some_labels, some_seeds in zip(labels.split(batch), seeds.split(batch), strict=True):
+            for sampler, parts in zip(samplers, images, strict=True):
+                parts.append(to_bytes(sampler(labels=some_labels, seeds=some_seeds)))
+                self.advance(len(some_labels))
+            shared.clear()
+        for setting, parts in zip(settings, images, strict=True):
+            self.experiment.judge_and_keep(setting.details, seed, torch.cat(parts), labels)
+
+    @torch.inference_mode()
+    def _rebuild(self, images: Tensor) -> Tensor:
+        vae = self.experiment.model.vae
+        parts = []
+        for some in images.split(self.experiment.batch):
+            parts.append(to_bytes(vae.decode_ids(vae.encode(to_float(some)))))
+        return torch.cat(parts)
+
+    def cells(self, row: dict[str, Any], separator: str) -> list[str]:
+        """A row of the table: mean, and the standard deviation over seeds where there are several."""
+        texts = []
+        for values in row["metrics"].values():
+            spread = f"{separator}± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
+            texts.append(f"{statistics.mean(values):.3f}{spread}")
+        return texts
+
+    def table(self) -> Table:
+        """For the terminal."""
+        table = Table(show_lines=True, title=f"{self.experiment.images} images per seed against the 10,000 test images")
+        table.add_column("method", overflow="fold", min_width=22)
+        for name, larger in METRICS.items():
+            table.add_column(name + {True: " ↑", False: " ↓", None: ""}[larger], justify="right", no_wrap=True)
+        for row in self.rows:
+            table.add_row(f"{row['title']}\n[dim]{row['details']}[/]", *self.cells(row, "\n"))
+        return table
+
+    def write(self) -> None:
+        """results.json and table.md, whole or not at all."""
+        data = json.dumps({**self.experiment.facts, "rows": self.rows}, indent=2) + "\n"
+        lines = [f"| method | {' | '.join(METRICS)} |", "|---" * (len(METRICS) + 1) + "|"]
+        for row in self.rows:
+            name = row["title"] + (f" `{row['details']}`" if row["details"] else "")
+            lines.append(f"| {name} | {' | '.join(self.cells(row, ' '))} |")
+        folder = self.experiment.folder
+        atomic_write(folder / "results.json", lambda path: path.write_text(data))
+        atomic_write(folder / "table.md", lambda path: path.write_text("\n".join(lines) + "\n"))
+
+
+def to_bytes(images: Tensor) -> Tensor:
+    """[0, 1] to uint8: what a PNG would hold, and what real images are."""
+    return images.mul(255).round().to(torch.uint8)

@@ -1,0 +1,124 @@
+"""What the sampler asks of a model, and what it tells guidance objects: the two small interfaces of the package.
+
+A **model** (our own VAR, or a wrapped host) implements `Model`. A **guidance object** is any object with one or more
+of four hooks, found by name; each gets the `Step` it is called at:
+
+==========================================  =========================================================================
+``on_input(step, x, block, blocks)``        before a transformer block: returns the x (rows, L, C) to go on with
+``on_features(step, x, block, blocks)``     after a transformer block: the same
+``on_logits(step, recipe)``                 returns the `Recipe` by which the scale's logits become tokens
+``select(step, candidates)``                where a recipe has draws > 1: index (B,) of the candidate to keep, or None
+                                            to leave the choice to another object
+==========================================  =========================================================================
+
+`on_logits` is asked once per scale before the first one runs, so that numbers reach the device together and the loop
+never waits for it. A recipe holds data, not functions: that is what lets one fused kernel carry it out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor
+
+Grid = tuple[int, int]
+BlockHook = Callable[[Tensor, int, int], Tensor]
+HOOKS = ("on_input", "on_features", "on_logits", "select")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One scale of one call of the sampler.
+
+    Attributes:
+        index: the scale, from 0.
+        count: number of scales, K.
+        hw: the scale's grid (h, w).
+        prev_hw: the grid before it, None at the first scale.
+        seeds: (B,) int64, one per image.
+        codebook: the model's codebook (V, Cvae).
+        bits: bits per token of a bitwise model, None for a vocabulary.
+    """
+
+    index: int
+    count: int
+    hw: Grid
+    prev_hw: Grid | None
+    seeds: Tensor
+    codebook: Tensor
+    bits: int | None = None
+
+    @property
+    def progress(self) -> float:
+        """k / (K - 1): 0 at the first scale, 1 at the last."""
+        return self.index / max(1, self.count - 1)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the logits of one scale become tokens: the arguments of `varfast.ops.guided_sample`.
+
+    ``cfg = (1 + t) cond - t uncond``, ``guided = cfg + beta (cfg - prior(prev))``, then temperature, top-k, top-p,
+    min-p and `draws` draws. `t`, `beta`, `temperature`, `top_p` and `min_p` are numbers or tensors, 0-dim or (B,);
+    0 (for `top_p` also 1) means off.
+    """
+
+    t: float | Tensor = 0.0
+    beta: float | Tensor = 0.0
+    prior: str = "dse"
+    interp: str = "bilinear"
+    cutoff: tuple[int, int] | None = None
+    temperature: float | Tensor = 1.0
+    top_k: int = 0
+    top_p: float | Tensor = 0.0
+    min_p: float | Tensor = 0.0
+    draws: int = 1
+    shrinking: bool = False  # narrow the nucleus at every draw, as released VAR-Scaling code does
+
+
+class Model(Protocol):
+    """A next-scale generator. Rows are 2B (conditional first) with an unconditional half, else B."""
+
+    @property
+    def grids(self) -> Sequence[Grid]:
+        """(h, w) of every scale, coarse to fine."""
+        ...
+
+    @property
+    def vocab_size(self) -> int:
+        """V; for a bitwise model 2d, the width of its head."""
+        ...
+
+    @property
+    def num_classes(self) -> int:
+        """Number of labels."""
+        ...
+
+    @property
+    def codebook(self) -> Tensor:
+        """(V, Cvae), on the model's device; for a bitwise model (2, 1), the values of a bit."""
+        ...
+
+    def begin(self, labels: Tensor, unconditional: bool = True) -> Any:
+        """State of a generation of `labels` (B,) int64."""
+        ...
+
+    def features(
+        self, state: Any, k: int, on_input: BlockHook | None = None, on_output: BlockHook | None = None
+    ) -> Tensor:
+        """What enters the linear head at scale k: (rows, L, C). Hooks get (x, block, blocks) around every block."""
+        ...
+
+    def head(self, x: Tensor) -> Tensor:
+        """(rows, L, C) -> logits (rows, L, V), linear up to a constant bias; a bitwise model: (rows, L, 2d)."""
+        ...
+
+    def advance(self, state: Any, k: int, *, ids: Tensor | None = None, embeddings: Tensor | None = None) -> None:
+        """Takes the scale's tokens: ids (B, L) (bits: (B, L, d)), or embeddings (B, L, Cvae)."""
+        ...
+
+    def decode(self, state: Any) -> Tensor:
+        """Images (B, channels, H, W) in [0, 1]."""
+        ...
