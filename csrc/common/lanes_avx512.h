@@ -66,6 +66,14 @@ VF_HD void store(T* p, F32 x, int n) {
 }
 VF_HD U32 load_u32(const uint32_t* p) { return {_mm512_loadu_si512(p)}; }
 VF_HD void store_u32(uint32_t* p, U32 x) { _mm512_storeu_si512(p, x.v); }
+VF_HD U32 operator^(U32 a, U32 b) { return {_mm512_xor_si512(a.v, b.v)}; }
+VF_HD I32 popcount(U32 a) {  // of each half byte by table, then bytes to words to lanes
+  const __m512i table = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4));
+  const __m512i low = _mm512_and_si512(a.v, _mm512_set1_epi8(15));
+  const __m512i high = _mm512_and_si512(_mm512_srli_epi16(a.v, 4), _mm512_set1_epi8(15));
+  const __m512i bytes = _mm512_add_epi8(_mm512_shuffle_epi8(table, low), _mm512_shuffle_epi8(table, high));
+  return {_mm512_madd_epi16(_mm512_maddubs_epi16(bytes, _mm512_set1_epi8(1)), _mm512_set1_epi16(1))};
+}
 
 VF_HD F32 operator+(F32 a, F32 b) { return {_mm512_add_ps(a.v, b.v)}; }
 VF_HD F32 operator-(F32 a, F32 b) { return {_mm512_sub_ps(a.v, b.v)}; }
@@ -129,6 +137,17 @@ VF_HD int compress(uint32_t* out, U32 x, Mask m) {
   return count(m);
 }
 VF_HD float hmin(F32 a) { return _mm512_reduce_min_ps(a.v); }
+
+VF_HD U32 operator+(U32 a, U32 b) { return {_mm512_add_epi32(a.v, b.v)}; }
+VF_HD U32 operator^(U32 a, U32 b) { return {_mm512_xor_si512(a.v, b.v)}; }
+VF_HD U32 mul_low(U32 a, U32 b) { return {_mm512_mullo_epi32(a.v, b.v)}; }
+VF_HD U32 mul_high(U32 a, U32 b) {
+  const __m512i even = _mm512_mul_epu32(a.v, b.v);
+  const __m512i odd = _mm512_mul_epu32(_mm512_srli_epi64(a.v, 32), _mm512_srli_epi64(b.v, 32));
+  return {_mm512_mask_blend_epi32(0xaaaa, _mm512_srli_epi64(even, 32), odd)};
+}
+VF_HD U32 as_u32(I32 a) { return {a.v}; }
+VF_HD F32 to_f32(U32 a) { return {_mm512_cvtepu32_ps(a.v)}; }
 
 VF_HD U64Sum zero_wide() { return {_mm512_setzero_si512(), _mm512_setzero_si512()}; }
 VF_HD U64Sum add_wide(U64Sum acc, U32 x) {

@@ -47,6 +47,8 @@ VF_HD void store(T* p, F32 x, int n) {
 }
 VF_HD U32 load_u32(const uint32_t* p) { return {*p}; }
 VF_HD void store_u32(uint32_t* p, U32 x) { *p = x.v; }
+VF_HD U32 operator^(U32 a, U32 b) { return {a.v ^ b.v}; }
+VF_HD I32 popcount(U32 a) { return {__builtin_popcount(a.v)}; }
 
 VF_HD F32 operator+(F32 a, F32 b) { return {a.v + b.v}; }
 VF_HD F32 operator-(F32 a, F32 b) { return {a.v - b.v}; }
@@ -117,6 +119,15 @@ VF_HD int compress(uint32_t* out, U32 x, Mask m) {
   return m.v ? 1 : 0;
 }
 VF_HD float hmin(F32 a) { return a.v; }
+
+VF_HD U32 operator+(U32 a, U32 b) { return {a.v + b.v}; }
+VF_HD U32 operator^(U32 a, U32 b) { return {a.v ^ b.v}; }
+VF_HD U32 mul_low(U32 a, U32 b) { return {a.v * b.v}; }
+VF_HD U32 mul_high(U32 a, U32 b) {
+  return {static_cast<uint32_t>((static_cast<uint64_t>(a.v) * b.v) >> 32)};
+}
+VF_HD U32 as_u32(I32 a) { return {static_cast<uint32_t>(a.v)}; }
+VF_HD F32 to_f32(U32 a) { return {static_cast<float>(a.v)}; }
 
 VF_HD U64Sum zero_wide() { return {0}; }
 VF_HD U64Sum add_wide(U64Sum acc, U32 x) { return {acc.v + x.v}; }

@@ -65,11 +65,13 @@ VF_HD RowScan scan_row(const float* row, int64_t vocab) {
 
 VF_HD U32 row_weight(F32 x, float largest, float c) { return weight_of((x - splat(largest)) * splat(c)); }
 
-// Tokens in play: those at or above a threshold, packed in vocabulary order (index null: all of the row).
+// Tokens in play: what top-k leaves, packed in vocabulary order (index null: all of the row). Of these the filters
+// keep the ones at or above the threshold.
 struct RowTokens {
   const float* logits;
   const int32_t* index;
   int64_t size;
+  float threshold;
 };
 
 VF_HD RowTokens pack_row(const float* row, int64_t vocab, float threshold, const RowScratch& scratch) {
@@ -82,7 +84,7 @@ VF_HD RowTokens pack_row(const float* row, int64_t vocab, float threshold, const
     compress(scratch.kept_index + n, iota() + splat_i32(static_cast<int32_t>(i)), keep);
     n += compress(scratch.kept_logits + n, x, keep);
   }
-  return {scratch.kept_logits, scratch.kept_index, n};
+  return {scratch.kept_logits, scratch.kept_index, n, threshold};
 }
 
 // Weights of all tokens in play; the unused lanes of the last vector weigh nothing. Returns their sum.
@@ -98,12 +100,27 @@ VF_HD uint64_t weigh(const RowTokens& tokens, float largest, float c, uint32_t* 
   return total(sum);
 }
 
+// Top-k and top-p: the tokens in play with their threshold, and their weights at the filters' temperature.
+VF_HD RowTokens tokens_in_play(const float* row, int64_t vocab, const RowScan& scan, const RowRule& rule,
+                               const RowScratch& scratch) {
+  RowTokens tokens{row, nullptr, vocab, scan.low};
+  if (rule.top_k > 0 && rule.top_k < vocab) {
+    const Window all{row, nullptr, vocab, scan.low, scan.high};
+    tokens = pack_row(row, vocab, kth_largest(all, static_cast<uint64_t>(rule.top_k), scratch.packed), scratch);
+  }
+  const uint64_t mass = weigh(tokens, scan.high, rule.c_filter, scratch.weights);
+  if (rule.drop >= 0) {
+    const Window all{tokens.logits, scratch.weights, tokens.size, tokens.threshold, scan.high};
+    tokens.threshold = nucleus_threshold(all, rule.drop, mass, scratch.packed, scratch.packed_weights);
+  }
+  return tokens;
+}
+
 // Clears the weights that the filters remove, replaces the others by those of the draw's temperature, and makes the
 // running sum of the chunks. Returns how many tokens stay.
-VF_HD int64_t settle(const RowTokens& tokens, float threshold, float largest, const RowRule& rule,
-                     const RowScratch& scratch) {
+VF_HD int64_t settle(const RowTokens& tokens, float largest, const RowRule& rule, const RowScratch& scratch) {
   const float infinity = std::numeric_limits<float>::infinity();
-  const F32 at = splat(threshold);
+  const F32 at = splat(tokens.threshold);
   const U32 floor_weight = splat_u32(rule.min_weight);
   const bool reweigh = rule.c_draw != rule.c_filter;
   int64_t kept = 0;
@@ -184,19 +201,8 @@ VF_HD void sample_row(const float* row, int64_t vocab, const RowRule& rule, cons
   if (!scan.valid) return invalid_row(out);
   if (rule.greedy) return greedy_row(row, scan.high, out);
 
-  RowTokens tokens{row, nullptr, vocab};
-  float threshold = scan.low;
-  if (rule.top_k > 0 && rule.top_k < vocab) {
-    const Window all{row, nullptr, vocab, scan.low, scan.high};
-    threshold = kth_largest(all, static_cast<uint64_t>(rule.top_k), scratch.packed);
-    tokens = pack_row(row, vocab, threshold, scratch);
-  }
-  const uint64_t mass = weigh(tokens, scan.high, rule.c_filter, scratch.weights);
-  if (rule.drop >= 0) {
-    const Window all{tokens.logits, scratch.weights, tokens.size, threshold, scan.high};
-    threshold = nucleus_threshold(all, rule.drop, mass, scratch.packed, scratch.packed_weights);
-  }
-  const int64_t kept = settle(tokens, threshold, scan.high, rule, scratch);
+  const RowTokens tokens = tokens_in_play(row, vocab, scan, rule, scratch);
+  const int64_t kept = settle(tokens, scan.high, rule, scratch);
 
   const int64_t chunks = (tokens.size + kChunk - 1) / kChunk;
   const uint64_t all = scratch.running[chunks - 1];

@@ -1,0 +1,314 @@
+// gaussian_kde on the CPU: one task per group and chunk of queries; tiles of samples stream past the chunk. Beside it
+// gaussian_kde_sigma, the spread of a group's samples that Silverman's bandwidth is made of.
+#include "common/simd.h"
+#include "gaussian_kde/point_rows.h"
+
+namespace varfast {
+
+struct GaussianKdeArgs {
+  PointRows queries, samples;
+  const float* weights;  // (G, N), null: 1
+  int64_t weight_group_stride, weight_stride;
+  const double* bandwidth;  // (G,)
+  void* out;                // (G, M) float, or (G,) double for sigma
+  int64_t channels, codes;
+  int64_t chunks;  // of queries in a group
+  Dtype dtype;
+  bool bits, self, log;  // self: queries and samples are the same rows
+};
+
+// Queries of a task: 512 of them pay for staging the tiles they share (1/512 of the work), and are 64 KiB at C = 32.
+constexpr int64_t kChunk = 512;
+
+}  // namespace varfast
+
+VF_DECLARE_KERNEL(void, gaussian_kde_tasks, (const GaussianKdeArgs&, int64_t begin, int64_t end, char* scratch))
+VF_DECLARE_KERNEL(int64_t, gaussian_kde_scratch, (const GaussianKdeArgs&))
+VF_DECLARE_KERNEL(void, gaussian_kde_sigma_tasks, (const GaussianKdeArgs&, int64_t begin, int64_t end, char* scratch))
+
+#include "gaussian_kde/gaussian_kde.h"
+
+VF_BEGIN
+namespace {
+
+const float* group_weights(const GaussianKdeArgs& args, int64_t group) {
+  return args.weights == nullptr ? nullptr : args.weights + group * args.weight_group_stride;
+}
+
+struct Work {
+  Distinct queries, samples;
+  void *x, *y;
+  float *start, *weight, *distance;
+  Density* density;
+};
+
+Work take_work(Arena& arena, const GaussianKdeArgs& args) {
+  Work work;
+  work.queries = take_distinct(arena, args.queries, args.codes);
+  work.samples = args.self ? work.queries : take_distinct(arena, args.samples, args.codes);
+  work.x = arena.take<float>((args.queries.count < kChunk ? args.queries.count : kChunk) * args.channels);
+  work.y = arena.take<float>(kSamples * args.channels);
+  work.start = arena.take<float>(kSamples);
+  work.weight = arena.take<float>(kSamples);
+  work.distance = arena.take<float>(kQueries * kSamples);
+  work.density = arena.take<Density>(kChunk);
+  return work;
+}
+
+// Samples [first, first + kSamples) of a group, transposed; what is past the end or weighs nothing does not count.
+template <class T>
+void stage_tile(const GaussianKdeArgs& args, int64_t group, int64_t first, const Work& work) {
+  using S = typename Staged<T>::type;
+  const int64_t words = args.bits ? (args.channels + 31) / 32 : args.channels;
+  S* y = static_cast<S*>(work.y);
+  for (int64_t j = 0; j < kSamples; ++j) {
+    const bool counts = first + j < work.samples.count && work.samples.weight[first + j] != 0.0;
+    work.start[j] = counts ? 0.0f : std::numeric_limits<float>::infinity();
+    work.weight[j] = counts ? static_cast<float>(work.samples.weight[first + j]) : 0.0f;
+    if (counts) {
+      stage(row_of<T>(args.samples, group, work.samples.row[first + j]), args.channels, kSamples, y + j);
+    } else {
+      for (int64_t w = 0; w < words; ++w) y[w * kSamples + j] = S{};
+    }
+  }
+}
+
+template <class T, bool kLog>
+void density_chunk(const GaussianKdeArgs& args, int64_t group, int64_t first, Work& work) {
+  using S = typename Staged<T>::type;
+  const int64_t words = args.bits ? (args.channels + 31) / 32 : args.channels;
+  const int64_t left = work.queries.count - first;
+  const int64_t queries = left < kChunk ? left : kChunk;
+  S* x = static_cast<S*>(work.x);
+  for (int64_t q = 0; q < queries; ++q) {
+    stage(row_of<T>(args.queries, group, work.queries.row[first + q]), args.channels, 1, x + q * words);
+    work.density[q] = no_samples(kLog);
+  }
+  const double scale = kernel_scale(args.bandwidth[group]);
+  const SampleTile tile{work.y, work.start, work.weight};
+  for (int64_t j = 0; j < work.samples.count; j += kSamples) {
+    stage_tile<T>(args, group, j, work);
+    int64_t q = 0;
+    for (; q + kQueries <= queries; q += kQueries) {
+      squared_distances<kQueries>(x + q * words, words, tile, work.distance);
+      for (int r = 0; r < kQueries; ++r) {
+        add_tile<kLog>(work.distance + r * kSamples, work.weight, scale, work.density + q + r);
+      }
+    }
+    for (; q < queries; ++q) {
+      squared_distances<1>(x + q * words, words, tile, work.distance);
+      add_tile<kLog>(work.distance, work.weight, scale, work.density + q);
+    }
+  }
+  float* out = static_cast<float*>(args.out) + group * args.queries.count;
+  for (int64_t n = 0; n < args.queries.count; ++n) {
+    const int64_t q = work.queries.slot[n] - first;
+    if (q >= 0 && q < queries) out[n] = finish(work.density[q], scale, kLog);
+  }
+}
+
+template <class T>
+void density_tasks(const GaussianKdeArgs& args, int64_t begin, int64_t end, char* scratch) {
+  Arena arena{scratch};
+  Work work = take_work(arena, args);
+  int64_t known = -1;  // the group whose rows `work` describes
+  for (int64_t task = begin; task < end; ++task) {
+    const int64_t group = task / args.chunks;
+    const int64_t first = task % args.chunks * kChunk;
+    if (group != known) {
+      const float* weights = group_weights(args, group);
+      find_distinct(args.queries, args.codes, group, args.self ? weights : nullptr, args.weight_stride, work.queries);
+      if (args.self) {
+        work.samples = work.queries;
+      } else {
+        find_distinct(args.samples, args.codes, group, weights, args.weight_stride, work.samples);
+      }
+      known = group;
+    }
+    if (first >= work.queries.count) continue;
+    if (args.log) {
+      density_chunk<T, true>(args, group, first, work);
+    } else {
+      density_chunk<T, false>(args, group, first, work);
+    }
+  }
+}
+
+// Mean over the dimensions of the population standard deviation, in two passes of float64.
+template <class T>
+double sigma(const GaussianKdeArgs& args, int64_t group, const Distinct& rows, double* mean, double* square) {
+  const int64_t channels = args.channels;
+  double total = 0.0;
+  for (int64_t c = 0; c < channels; ++c) mean[c] = square[c] = 0.0;
+  for (int64_t j = 0; j < rows.count; ++j) {
+    if (rows.weight[j] == 0.0) continue;
+    const T* row = row_of<T>(args.samples, group, rows.row[j]);
+    total += rows.weight[j];
+    for (int64_t c = 0; c < channels; ++c) mean[c] += rows.weight[j] * value_of(row[c]);
+  }
+  for (int64_t c = 0; c < channels; ++c) mean[c] /= total;
+  for (int64_t j = 0; j < rows.count; ++j) {
+    if (rows.weight[j] == 0.0) continue;
+    const T* row = row_of<T>(args.samples, group, rows.row[j]);
+    for (int64_t c = 0; c < channels; ++c) {
+      const double d = value_of(row[c]) - mean[c];
+      square[c] += rows.weight[j] * d * d;
+    }
+  }
+  double sum = 0.0;
+  for (int64_t c = 0; c < channels; ++c) sum += std::sqrt(square[c] / total);
+  return sum / static_cast<double>(channels);
+}
+
+template <class T>
+void sigma_tasks(const GaussianKdeArgs& args, int64_t begin, int64_t end, char* scratch) {
+  Arena arena{scratch};
+  Distinct rows = take_distinct(arena, args.samples, args.codes);
+  double* mean = arena.take<double>(args.channels);
+  double* square = arena.take<double>(args.channels);
+  for (int64_t group = begin; group < end; ++group) {
+    find_distinct(args.samples, args.codes, group, group_weights(args, group), args.weight_stride, rows);
+    static_cast<double*>(args.out)[group] = sigma<T>(args, group, rows, mean, square);
+  }
+}
+
+}  // namespace
+
+int64_t gaussian_kde_scratch(const GaussianKdeArgs& args) {
+  Arena arena{nullptr};
+  take_work(arena, args);
+  arena.take<double>(2 * args.channels);
+  return arena.used;
+}
+
+void gaussian_kde_tasks(const GaussianKdeArgs& args, int64_t begin, int64_t end, char* scratch) {
+  if (args.bits) {
+    density_tasks<uint8_t>(args, begin, end, scratch);
+  } else {
+    VF_FOR_DTYPE(args.dtype, T, density_tasks<T>(args, begin, end, scratch));
+  }
+}
+
+void gaussian_kde_sigma_tasks(const GaussianKdeArgs& args, int64_t begin, int64_t end, char* scratch) {
+  if (args.bits) {
+    sigma_tasks<uint8_t>(args, begin, end, scratch);
+  } else {
+    VF_FOR_DTYPE(args.dtype, T, sigma_tasks<T>(args, begin, end, scratch));
+  }
+}
+
+VF_END
+
+#ifdef VF_REGISTER
+#  include "common/scratch.h"
+#  include "common/stable.h"
+
+namespace varfast {
+namespace {
+
+// Describes `points` with, for ids, the codebook they index; `hold` keeps the copies that were needed.
+PointRows point_rows(const Tensor& points, const OptTensor& codebook, const char* name, std::vector<Tensor>& hold) {
+  PointRows out;
+  const auto inner = [&](const Tensor& x) {
+    hold.push_back(x.size(-1) > 1 && x.stride(-1) != 1 ? torch::stable::contiguous(x) : x);
+    return hold.back();
+  };
+  if (codebook.has_value()) {
+    STD_TORCH_CHECK(points.scalar_type() == ScalarType::Long && points.dim() == 2, name, " must be int64 ids (G, N)");
+    STD_TORCH_CHECK(codebook->dim() == 2 && codebook->size(0) > 0, "codebook must be (V, C) with V > 0");
+    const Tensor rows = inner(*codebook);
+    out.data = rows.const_data_ptr();
+    out.row_stride = rows.stride(0);
+    out.ids = static_cast<const int64_t*>(points.const_data_ptr());
+    out.id_group_stride = points.stride(0);
+    out.id_stride = points.stride(1);
+  } else {
+    STD_TORCH_CHECK(points.dim() == 3, name, " must have 3 dimensions, got ", points.dim());
+    const Tensor rows = inner(points);
+    out.data = rows.const_data_ptr();
+    out.group_stride = rows.stride(0);
+    out.row_stride = rows.stride(1);
+  }
+  out.count = points.size(1);
+  return out;
+}
+
+GaussianKdeArgs kde_args(const Tensor& points, const OptTensor& samples, const OptTensor& codebook,
+                         const OptTensor& weights, std::vector<Tensor>& hold) {
+  GaussianKdeArgs args{};
+  args.queries = point_rows(points, codebook, "points", hold);
+  args.self = !samples.has_value();
+  args.samples = args.self ? args.queries : point_rows(*samples, codebook, "samples", hold);
+  const Tensor& rows = codebook.has_value() ? *codebook : points;
+  args.channels = rows.size(-1);
+  args.codes = codebook.has_value() ? codebook->size(0) : 0;
+  args.bits = rows.scalar_type() == ScalarType::Bool;
+  if (!args.bits) args.dtype = dtype_of(rows, "points");
+  if (!args.self) {
+    STD_TORCH_CHECK(samples->size(0) == points.size(0), "samples must have points' groups");
+    STD_TORCH_CHECK(samples->scalar_type() == points.scalar_type(), "samples must have points' dtype");
+    STD_TORCH_CHECK(codebook.has_value() || samples->size(2) == args.channels, "samples must have points' channels");
+  }
+  if (weights.has_value()) {
+    STD_TORCH_CHECK(weights->scalar_type() == ScalarType::Float && weights->dim() == 2 &&
+                        weights->size(0) == points.size(0) && weights->size(1) == args.samples.count,
+                    "weights must be float32 (G, N)");
+    args.weights = static_cast<const float*>(weights->const_data_ptr());
+    args.weight_group_stride = weights->stride(0);
+    args.weight_stride = weights->stride(1);
+  }
+  STD_TORCH_CHECK(args.queries.count < (int64_t{1} << 31) && args.samples.count < (int64_t{1} << 31) &&
+                      args.codes < (int64_t{1} << 31),
+                  "at most 2^31 - 1 points a group and codes");
+  args.chunks = (args.queries.count + kChunk - 1) / kChunk;
+  return args;
+}
+
+Tensor gaussian_kde(const Tensor& points, const OptTensor& samples, const OptTensor& codebook, const OptTensor& weights,
+                    const Tensor& bandwidth, bool log) {
+  std::vector<Tensor> hold;
+  GaussianKdeArgs args = kde_args(points, samples, codebook, weights, hold);
+  const int64_t groups = points.size(0);
+  STD_TORCH_CHECK(bandwidth.scalar_type() == ScalarType::Double && bandwidth.dim() == 1 && bandwidth.size(0) == groups,
+                  "bandwidth must be float64 (G,)");
+  const Tensor h = torch::stable::contiguous(bandwidth);
+  args.bandwidth = static_cast<const double*>(h.const_data_ptr());
+  args.log = log;
+  Tensor out = empty_like_shape(points, {groups, args.queries.count}, ScalarType::Float);
+  args.out = out.mutable_data_ptr();
+  const int64_t bytes = VF_DISPATCH(gaussian_kde_scratch, args);
+  torch::stable::parallel_for(0, groups * args.chunks, 1, [&](int64_t begin, int64_t end) {
+    VF_DISPATCH(gaussian_kde_tasks, args, begin, end, thread_scratch<char>(bytes));
+  });
+  return out;
+}
+
+Tensor gaussian_kde_sigma(const Tensor& samples, const OptTensor& codebook, const OptTensor& weights) {
+  std::vector<Tensor> hold;
+  GaussianKdeArgs args = kde_args(samples, std::nullopt, codebook, weights, hold);
+  Tensor out = empty_like_shape(samples, {samples.size(0)}, ScalarType::Double);
+  args.out = out.mutable_data_ptr();
+  const int64_t bytes = VF_DISPATCH(gaussian_kde_scratch, args);
+  torch::stable::parallel_for(0, samples.size(0), 1, [&](int64_t begin, int64_t end) {
+    VF_DISPATCH(gaussian_kde_sigma_tasks, args, begin, end, thread_scratch<char>(bytes));
+  });
+  return out;
+}
+
+}  // namespace
+}  // namespace varfast
+
+STABLE_TORCH_LIBRARY_FRAGMENT(varfast, m) {
+  m.def(
+      "gaussian_kde(Tensor points, Tensor? samples, Tensor? codebook, Tensor? weights, Tensor bandwidth, bool log) -> "
+      "Tensor");
+  m.def("gaussian_kde_sigma(Tensor samples, Tensor? codebook, Tensor? weights) -> Tensor");
+  m.def(
+      "gaussian_kde_backward(Tensor grad, Tensor density, Tensor points, Tensor? samples, Tensor? codebook, "
+      "Tensor? weights, Tensor bandwidth, bool log) -> (Tensor, Tensor, Tensor, Tensor)");
+}
+STABLE_TORCH_LIBRARY_IMPL(varfast, CPU, m) {
+  m.impl("gaussian_kde", TORCH_BOX(&varfast::gaussian_kde));
+  m.impl("gaussian_kde_sigma", TORCH_BOX(&varfast::gaussian_kde_sigma));
+}
+#endif

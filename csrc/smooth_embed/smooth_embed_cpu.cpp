@@ -1,0 +1,121 @@
+// smooth_embed on the CPU: one task per row.
+#include "sample/sample_args.h"
+
+namespace varfast {
+struct SmoothTask {
+  SampleArgs sample;
+  const void* logits;  // (B, L, V)
+  int64_t batch_stride, row_stride;
+  const void* codebook;  // (V, Cvae), contiguous
+  const float* noise;    // (B, L, V), or null
+  int64_t noise_batch, noise_row, dims;
+  double ratio, tau;
+  void* out;  // (B, L, Cvae), contiguous
+  Dtype dtype;
+};
+}  // namespace varfast
+
+VF_DECLARE_KERNEL(void, smooth_embed_tasks, (const SmoothTask&, int64_t begin, int64_t end, uint32_t* scratch))
+
+#include "smooth_embed/smooth_embed.h"
+
+VF_BEGIN
+namespace {
+
+// E of the tokens in play, side by side: drawn, or gathered from a recording. The last vector is filled up with ones.
+void row_noise(const RowTokens& tokens, const RowDraw& key, const float* recorded, float* out) {
+  for (int64_t i = 0; i < tokens.size; i += kLanes) {
+    alignas(64) uint32_t token[kLanes];
+    for (int lane = 0; lane < kLanes; ++lane) {
+      const int64_t at = i + lane < tokens.size ? i + lane : tokens.size - 1;
+      token[lane] = static_cast<uint32_t>(tokens.index == nullptr ? at : tokens.index[at]);
+      if (recorded != nullptr) out[i + lane] = recorded[token[lane]];
+    }
+    if (recorded == nullptr) store(out + i, exponential_noise(key, load_u32(token)));
+  }
+}
+
+template <class T>
+void smooth_rows(const SmoothTask& task, int64_t begin, int64_t end, uint32_t* scratch) {
+  const SampleArgs& args = task.sample;
+  const int64_t vocab = args.vocab, room = row_scratch_room(vocab);
+  const RowScratch work = row_scratch(scratch, vocab);
+  float* row = reinterpret_cast<float*>(scratch + row_scratch_words(vocab));
+  float* noise = row + room;
+  float* weights = noise + room;
+  float* mixed = weights + room;
+  for (int64_t at = begin; at < end; ++at) {
+    const int64_t image = at / args.rows, l = at % args.rows;
+    const T* logits = static_cast<const T*>(task.logits) + image * task.batch_stride + l * task.row_stride;
+    for (int64_t i = 0; i < vocab; i += kLanes) store(row + i, load_upto(logits + i, vocab - i));
+    T* out = static_cast<T*>(task.out) + at * task.dims;
+    const RowScan scan = scan_row(row, vocab);
+    if (!scan.valid) {
+      for (int64_t c = 0; c < task.dims; ++c) from_float(std::numeric_limits<float>::quiet_NaN(), out + c);
+      continue;
+    }
+    const RowDraw key = row_draw(args, image, l);
+    const RowTokens tokens = tokens_in_play(row, vocab, scan, row_rule(args, image), work);
+    const float* recorded =
+        task.noise == nullptr ? nullptr : task.noise + image * task.noise_batch + l * task.noise_row;
+    row_noise(tokens, key, recorded, noise);
+    smooth_row(tokens, noise, {task.ratio, task.tau}, static_cast<const T*>(task.codebook), task.dims,
+               weights, mixed);
+    for (int64_t c = 0; c < task.dims; ++c) from_float(mixed[c], out + c);
+  }
+}
+
+}  // namespace
+
+void smooth_embed_tasks(const SmoothTask& task, int64_t begin, int64_t end, uint32_t* scratch) {
+  VF_FOR_DTYPE(task.dtype, T, smooth_rows<T>(task, begin, end, scratch));
+}
+
+VF_END
+
+#ifdef VF_REGISTER
+#  include "common/scratch.h"
+#  include "sample/sample_setup.h"
+
+namespace varfast {
+namespace {
+
+Tensor smooth_embed(const Tensor& logits, const Tensor& codebook, const Tensor& seeds, OptTensor noise,
+                    OptTensor positions, double ratio, double tau, int64_t stream, int64_t top_k, double top_p) {
+  const Rows rows = rows_of(logits, "logits");
+  STD_TORCH_CHECK(codebook.dim() == 2 && codebook.size(0) == rows.channels, "codebook must have shape (V, Cvae)");
+  STD_TORCH_CHECK(dtype_of(codebook, "codebook") == rows.dtype, "codebook must have the dtype of logits");
+  const Tensor table = torch::stable::contiguous(codebook);
+  SampleSetup setup = sample_setup(logits, rows.batch, rows.length, rows.channels, seeds, positions, stream,
+                                   portable::kPurposeNoise, 1.0, {}, false, top_k, top_p, {}, 0.0, {}, 1, false);
+  Tensor out = empty_like_shape(codebook, {rows.batch, rows.length, codebook.size(1)}, codebook.scalar_type());
+  SmoothTask task{setup.args, rows.data, rows.batch_stride, rows.row_stride, table.const_data_ptr(), nullptr, 0, 0,
+                  codebook.size(1), ratio, tau, out.mutable_data_ptr(), rows.dtype};
+  Rows recorded;
+  if (noise.has_value()) {
+    recorded = rows_of(*noise, "noise");
+    STD_TORCH_CHECK(recorded.dtype == Dtype::f32 && recorded.batch == rows.batch && recorded.length == rows.length &&
+                        recorded.channels == rows.channels,
+                    "noise must be float32 of the shape of logits");
+    task.noise = static_cast<const float*>(recorded.data);
+    task.noise_batch = recorded.batch_stride;
+    task.noise_row = recorded.row_stride;
+  }
+  const int64_t words = portable::row_scratch_words(rows.channels) + 3 * portable::row_scratch_room(rows.channels) +
+                        codebook.size(1) + 2 * portable::kChunk;
+  torch::stable::parallel_for(0, rows.batch * rows.length, 1, [&](int64_t begin, int64_t end) {
+    VF_DISPATCH(smooth_embed_tasks, task, begin, end, thread_scratch<uint32_t>(words));
+  });
+  return out;
+}
+
+}  // namespace
+}  // namespace varfast
+
+STABLE_TORCH_LIBRARY_FRAGMENT(varfast, m) {
+  m.def(
+      "smooth_embed(Tensor logits, Tensor codebook, Tensor seeds, Tensor? noise, Tensor? positions, float ratio, "
+      "float tau, int stream, int top_k, float top_p) -> Tensor");
+}
+STABLE_TORCH_LIBRARY_IMPL(varfast, CPU, m) { m.impl("smooth_embed", TORCH_BOX(&varfast::smooth_embed)); }
+#endif

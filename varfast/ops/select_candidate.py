@@ -1,0 +1,154 @@
+"""select_candidate: which of an image's candidate token maps goes on."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from varfast import _library
+from varfast.ops import _checks
+from varfast.reference.select_candidate import select_candidate as _reference
+
+_RULES = ("var", "paper", "infinity")
+
+
+def select_candidate(
+    scores: Tensor,
+    candidates: Tensor | None,
+    seeds: Tensor,
+    *,
+    codebook: Tensor | None = None,
+    rule: str = "var",
+    alpha: float = 2.3,
+    keep: int = 10,
+    min_distance: float = 1.8,
+    top: int = 100,
+    stream: int = 0,
+    order: Tensor | None = None,
+    return_reps: bool = False,
+) -> Tensor | tuple[Tensor, Tensor, Tensor]:
+    """Chooses one candidate per image by density score (VAR-Scaling, arXiv 2601.07293).
+
+    An image is of *low density* if its best score < alpha * the mean score. Rules:
+
+    - "var" (the released VAR code): visit the candidates in random order at low density, else by falling score (ties
+      by index); keep those at least `min_distance` from all kept so far, up to `keep` of them; draw one in
+      proportion to its score.
+    - "paper" (top-k or random-k, as published): the same without distances.
+    - "infinity" (the released Infinity code): the `top` best scores; of k of them, rank r is drawn with weight k - r.
+
+    Args:
+        scores: (B, N) float32, float16 or bfloat16; usually `gaussian_kde` summed over positions.
+        candidates: what distances are measured on (L2 over the whole map), rule "var" alone: (B, N, L) int64 or int32
+            ids of `codebook`'s rows (clamped to it), or (B, N, L, C) float32, float16, bfloat16 or bool. The other
+            rules take None as well.
+        seeds: (B,) int64, one per image.
+        codebook: (V, C) float32, float16 or bfloat16; needed for ids.
+        rule, alpha, keep, min_distance, top: see above; keep, top >= 1, min_distance >= 0.
+        stream: the scale, so that one seed serves all scales.
+        order: (B, N) int64, the order of the search in place of the rule's own: replays a recorded run. Entries
+            outside [0, N) are passed over.
+        return_reps: also returns the representatives that the draw was made among.
+
+    Returns:
+        index (B,) int64; with `return_reps` also reps (B, keep) int64 in order of acceptance, padded with -1, and
+        their probabilities (B, keep) float32 (for "infinity", `top` in place of `keep`).
+
+    Raises:
+        TypeError: a wrong dtype or type. ValueError: a wrong shape, name, number or combination.
+
+    Notes:
+        A candidate whose score is NaN or infinite is left out, of the mean too; with none left the index is -1. A
+        score that is not positive has probability 0, unless no representative has a positive one: then all are alike.
+        The random order sorts candidates by a 64-bit Philox number each (counter (candidate, 0, stream, 2)); the draw
+        is the inverse of the running sum of integer weights trunc(score / best * 2^31) at a Philox number (counter
+        (0, 0, stream, 3)): the same scores give the same candidate on every backend and in every batch. No
+        synchronisation with the device.
+    """
+    scores = _checks.check_tensor("scores", scores, "B, N")
+    batch, count = scores.shape
+    if rule not in _RULES:
+        raise ValueError(f"rule must be one of {', '.join(_RULES)}, got {rule!r}")
+    if not isinstance(seeds, Tensor) or seeds.dtype != torch.int64:
+        got = seeds.dtype if isinstance(seeds, Tensor) else type(seeds).__name__
+        raise TypeError(f"seeds must be an int64 tensor of shape ({batch},), got {got}")
+    if tuple(seeds.shape) != (batch,):
+        raise ValueError(f"seeds must have shape ({batch},), got {tuple(seeds.shape)}")
+    _checks.check_device("seeds", seeds, scores, "scores")
+    for name, number, low in (("keep", keep, 1), ("top", top, 1), ("stream", stream, 0)):
+        if isinstance(number, bool) or not isinstance(number, int):
+            raise TypeError(f"{name} must be an int, got {type(number).__name__}")
+        if number < low:
+            raise ValueError(f"{name} must be at least {low}, got {number}")
+    for name, value in (("alpha", alpha), ("min_distance", min_distance)):
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise TypeError(f"{name} must be a number, got {type(value).__name__}")
+        if not 0 <= value < math.inf:
+            raise ValueError(f"{name} must be finite and at least 0, got {value}")
+    if order is not None:
+        order = _checks.check_tensor("order", order, "B, N", (torch.int64,))
+        if order.shape != scores.shape:
+            raise ValueError(f"order must have shape {(batch, count)}, got {tuple(order.shape)}")
+        _checks.check_device("order", order, scores, "scores")
+    candidates = _check_candidates(candidates, codebook, rule, scores)
+    index, reps, probabilities = torch.ops.varfast.select_candidate(
+        scores.to(torch.float32),
+        candidates if rule == "var" else None,
+        codebook if rule == "var" else None,
+        seeds,
+        rule,
+        alpha,
+        top if rule == "infinity" else keep,
+        min_distance,
+        stream,
+        order,
+    )
+    return (index, reps, probabilities) if return_reps else index
+
+
+def _check_candidates(candidates: object, codebook: object, rule: str, scores: Tensor) -> Tensor | None:
+    batch, count = scores.shape
+    if candidates is None:
+        if rule == "var":
+            raise ValueError('candidates must be given for rule="var", which measures distances')
+        return None
+    if not isinstance(candidates, Tensor):
+        raise TypeError(f"candidates must be a tensor or None, got {type(candidates).__name__}")
+    ids = candidates.dtype in (torch.int64, torch.int32)
+    if not ids and candidates.dtype not in (*_checks.FLOATS, torch.bool):
+        raise TypeError(f"candidates must be float32, float16, bfloat16, bool, int64 or int32, got {candidates.dtype}")
+    if candidates.dim() != (3 if ids else 4) or tuple(candidates.shape[:2]) != (batch, count):
+        wanted = f"({batch}, {count}, L)" if ids else f"({batch}, {count}, L, C)"
+        raise ValueError(f"candidates must have shape {wanted}, got {tuple(candidates.shape)}")
+    _checks.check_device("candidates", candidates, scores, "scores")
+    if not ids:
+        if codebook is not None:
+            raise ValueError(f"codebook goes with ids alone; candidates are {candidates.dtype}")
+        return candidates
+    if codebook is None:
+        raise ValueError(f"codebook must be given where candidates are ids ({candidates.dtype})")
+    table = _checks.check_tensor("codebook", codebook, "V, C")
+    if min(table.shape) < 1:
+        raise ValueError(f"codebook must have at least one row and one column, got {tuple(table.shape)}")
+    _checks.check_device("codebook", table, scores, "scores")
+    return candidates.to(torch.int64)
+
+
+@torch.library.register_fake("varfast::select_candidate")
+def _fake(
+    scores: Tensor,
+    candidates: Tensor | None,
+    codebook: Tensor | None,
+    seeds: Tensor,
+    rule: str,
+    alpha: float,
+    keep: int,
+    min_distance: float,
+    stream: int,
+    order: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    batch = scores.shape[0]
+    return seeds.new_empty(batch), seeds.new_empty(batch, keep), scores.new_empty(batch, keep)
+
+
+_library.register_reference("select_candidate", _reference)
