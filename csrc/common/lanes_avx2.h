@@ -182,7 +182,6 @@ VF_HD float hmin(F32 a) {
 }
 
 VF_HD U32 operator+(U32 a, U32 b) { return {_mm256_add_epi32(a.v, b.v)}; }
-VF_HD U32 operator^(U32 a, U32 b) { return {_mm256_xor_si256(a.v, b.v)}; }
 VF_HD U32 mul_low(U32 a, U32 b) { return {_mm256_mullo_epi32(a.v, b.v)}; }
 VF_HD U32 mul_high(U32 a, U32 b) {
   const __m256i even = _mm256_mul_epu32(a.v, b.v);

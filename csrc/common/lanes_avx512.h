@@ -139,7 +139,6 @@ VF_HD int compress(uint32_t* out, U32 x, Mask m) {
 VF_HD float hmin(F32 a) { return _mm512_reduce_min_ps(a.v); }
 
 VF_HD U32 operator+(U32 a, U32 b) { return {_mm512_add_epi32(a.v, b.v)}; }
-VF_HD U32 operator^(U32 a, U32 b) { return {_mm512_xor_si512(a.v, b.v)}; }
 VF_HD U32 mul_low(U32 a, U32 b) { return {_mm512_mullo_epi32(a.v, b.v)}; }
 VF_HD U32 mul_high(U32 a, U32 b) {
   const __m512i even = _mm512_mul_epu32(a.v, b.v);

@@ -121,7 +121,6 @@ VF_HD int compress(uint32_t* out, U32 x, Mask m) {
 VF_HD float hmin(F32 a) { return a.v; }
 
 VF_HD U32 operator+(U32 a, U32 b) { return {a.v + b.v}; }
-VF_HD U32 operator^(U32 a, U32 b) { return {a.v ^ b.v}; }
 VF_HD U32 mul_low(U32 a, U32 b) { return {a.v * b.v}; }
 VF_HD U32 mul_high(U32 a, U32 b) {
   return {static_cast<uint32_t>((static_cast<uint64_t>(a.v) * b.v) >> 32)};
