@@ -38,10 +38,10 @@ struct Rows {
   Dtype dtype = Dtype::f32;
 };
 
-inline Rows rows_of(const Tensor& x, const char* name) {
+inline Rows rows_of(const Tensor& x, const char* name, Dtype dtype) {
   STD_TORCH_CHECK(x.dim() == 3, name, " must have 3 dimensions, got ", x.dim());
   Rows out;
-  out.dtype = dtype_of(x, name);
+  out.dtype = dtype;
   out.hold = x.size(2) > 1 && x.stride(2) != 1 ? torch::stable::contiguous(x) : x;
   out.data = out.hold.const_data_ptr();
   out.batch = x.size(0);
@@ -51,6 +51,8 @@ inline Rows rows_of(const Tensor& x, const char* name) {
   out.row_stride = out.hold.stride(1);
   return out;
 }
+
+inline Rows rows_of(const Tensor& x, const char* name) { return rows_of(x, name, dtype_of(x, name)); }
 
 // A ScalarView and the tensor that it looks into.
 struct Scalars {

@@ -7,5 +7,15 @@ from varfast.ops.guided_sample import guided_sample
 from varfast.ops.sample import sample
 from varfast.ops.select_candidate import select_candidate
 from varfast.ops.smooth_embed import smooth_embed
+from varfast.ops.spectral_reweight import spectral_reweight
 
-__all__ = ["dse_prior", "gaussian_kde", "guide", "guided_sample", "sample", "select_candidate", "smooth_embed"]
+__all__ = [
+    "dse_prior",
+    "gaussian_kde",
+    "guide",
+    "guided_sample",
+    "sample",
+    "select_candidate",
+    "smooth_embed",
+    "spectral_reweight",
+]

@@ -1,0 +1,114 @@
+// The small matrix products of spectral reweighting, on tiles.
+//
+// A tile holds kTileOf<S> = 128 bytes' worth of columns of a matrix, tile[k][column], contiguous in k: one stream of
+// whole cache lines, whatever the strides of the tensor it was gathered from (rows 4 or 8 KiB apart would all fall in
+// one set of the first-level cache).
+#pragma once
+
+#include "common/lanes64.h"
+
+VF_BEGIN
+
+template <class S>
+constexpr int kTileOf = 128 / sizeof(S);  // two AVX-512 vectors
+
+// Rows of a product kept in registers: rows * two vectors are 16 accumulators of AVX-512's 32 registers, 8 of 16.
+constexpr int kStripe = kLanes == 16 ? 8 : 4;
+
+inline double number(double x) { return x; }
+template <class T>
+inline float number(T x) {
+  return to_float(x);
+}
+
+template <class T>
+inline F64 gather(const T* p, int n, double) {
+  return n >= kLanes64 ? load64(p) : load64(p, n);
+}
+template <class T>
+inline F32 gather(const T* p, int n, float) {
+  return load_upto(p, n);
+}
+
+// tile[k][c] = x[k * step + c] for c < width, 0 beyond.
+template <class S, class T>
+inline void pack(const T* x, int64_t step, int64_t inner, int width, S* tile) {
+  constexpr int lanes = LanesOf<S>::count;
+  for (int64_t k = 0; k < inner; ++k) {
+    for (int c = 0; c < kTileOf<S>; c += lanes) {
+      store(tile + k * kTileOf<S> + c, c < width ? gather(x + k * step + c, width - c, S{}) : spread(S{0}));
+    }
+  }
+}
+
+// tile[k][c] = x[c * step + k] for c < width, 0 beyond.
+template <class S, class T>
+inline void pack_transposed(const T* x, int64_t step, int64_t inner, int width, S* tile) {
+  for (int c = 0; c < kTileOf<S>; c += kLanes64) {
+    for (int64_t k = 0; k < inner; k += kLanes64) {
+      const int count = static_cast<int>(inner - k < kLanes64 ? inner - k : kLanes64);
+      F64 square[kLanes64];
+      for (int i = 0; i < kLanes64; ++i) {
+        square[i] = c + i < width ? gather(x + (c + i) * step + k, count, 0.0) : splat64(0.0);
+      }
+      transpose(square);
+      for (int i = 0; i < count; ++i) store(tile + (k + i) * kTileOf<S> + c, square[i]);
+    }
+  }
+}
+
+// sum_k a[k][r] b[k][column] of R rows and V vectors, handed over vector by vector.
+template <int R, int V, class S, class Sink>
+inline void stripe(const S* a, const S* b, int64_t inner, const Sink& sink) {
+  using Lane = typename LanesOf<S>::type;
+  Lane acc[R][V];
+  for (int r = 0; r < R; ++r) {
+    for (int v = 0; v < V; ++v) acc[r][v] = spread(S{0});
+  }
+  for (int64_t k = 0; k < inner; ++k) {
+    Lane column[V];
+    for (int v = 0; v < V; ++v) {
+      if constexpr (sizeof(S) == 8) {
+        column[v] = load64(b + k * kTileOf<S> + v * LanesOf<S>::count);
+      } else {
+        column[v] = load(b + k * kTileOf<S> + v * LanesOf<S>::count);
+      }
+    }
+    for (int r = 0; r < R; ++r) {
+      const Lane x = spread(a[k * kTileOf<S> + r]);
+      for (int v = 0; v < V; ++v) acc[r][v] = madd(x, column[v], acc[r][v]);
+    }
+  }
+  // Unrolled by order: a loop that indexes the accumulators at run time would keep them in memory all along.
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 2
+    for (int v = 0; v < V; ++v) sink(r, v * LanesOf<S>::count, acc[r][v]);
+  }
+}
+
+// All rows x columns of two tiles' product: sink(row, column, lanes). Rows are computed in whole stripes and columns in
+// whole vectors; what lies beyond is never handed over, or is the sink's to cut off.
+template <class S, class Sink>
+inline void tile_product(const S* a, int rows, const S* b, int columns, int64_t inner, const Sink& sink) {
+  constexpr int lanes = LanesOf<S>::count;
+  for (int r0 = 0; r0 < rows; r0 += kStripe) {
+    for (int c0 = 0; c0 < columns; c0 += 2 * lanes) {
+      const auto cut = [&](int r, int c, typename LanesOf<S>::type x) {
+        if (r0 + r < rows) sink(r0 + r, c0 + c, x);
+      };
+      const bool few = rows - r0 <= kStripe / 2, narrow = columns - c0 <= lanes;
+      if (few && narrow) {
+        stripe<kStripe / 2, 1>(a + r0, b + c0, inner, cut);
+      } else if (few) {
+        stripe<kStripe / 2, 2>(a + r0, b + c0, inner, cut);
+      } else if (narrow) {
+        stripe<kStripe, 1>(a + r0, b + c0, inner, cut);
+      } else {
+        stripe<kStripe, 2>(a + r0, b + c0, inner, cut);
+      }
+    }
+  }
+}
+
+VF_END
