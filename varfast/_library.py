@@ -5,6 +5,8 @@ torch's dispatcher then decides by the tensors' device: a native kernel where th
 the reference for every key that nothing else serves.
 """
 
+import importlib
+import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 
@@ -46,11 +48,19 @@ def register_reference(op: str, function: Callable) -> None:
     _SOURCES[op, "reference"] = "eager PyTorch"
 
 
-def register_triton(op: str, function: Callable) -> None:
-    """Makes a Triton kernel serve GPUs, unless the native CUDA library already does."""
-    if not has_kernel(op, "CUDA"):
-        _LIBRARY.impl(op, function, "CUDA")
-        _SOURCES[op, "CUDA"] = "Triton"
+def register_triton(op: str) -> None:
+    """Makes varfast.triton_kernels.<op> serve GPUs where triton is installed, unless native CUDA already does.
+
+    The module is imported at the first call: triton takes about a second, and a machine without a GPU never needs it.
+    """
+    if has_kernel(op, "CUDA") or importlib.util.find_spec("triton") is None:
+        return
+
+    def call(*arguments: object) -> object:
+        return getattr(importlib.import_module(f"varfast.triton_kernels.{op}"), op)(*arguments)
+
+    _LIBRARY.impl(op, call, "CUDA")
+    _SOURCES[op, "CUDA"] = "Triton"
 
 
 def backend(op: str, key: str) -> str:

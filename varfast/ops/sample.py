@@ -79,3 +79,4 @@ def _fake(logits: Tensor, seeds: Tensor, positions: Tensor | None, *rest: object
 
 
 _library.register_reference("sample", _reference)
+_library.register_triton("sample")

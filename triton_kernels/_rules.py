@@ -1,0 +1,89 @@
+"""How rows are to be sampled: a launcher's numbers and tensors as the four values that a kernel reads for each image.
+
+They are c of the filters and of the draw (float32; infinity in the second means argmax), the share that top-p drops
+(float64; negative: off) and the least weight that min-p keeps. Numbers travel as scalars and cost no launch; where
+any argument is a tensor, all four travel in a float64 table that is made on the device, without synchronisation.
+"""
+
+import math
+import struct
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+_LOG2_E = 1.4426950408889634
+_LARGEST = 3.4028234663852886e38
+_ONE = 2147483648.0  # the weight of the largest token
+
+
+class Rules(NamedTuple):
+    """Arguments of a kernel, in its order; `table` is None or (4, B), and `step` its stride from image to image."""
+
+    table: Tensor | None
+    column: int
+    step: int
+    c_filter: float
+    c_draw: float
+    drop: int  # the bits of a float64: a launcher's floats reach a kernel as float32
+    least: int
+
+
+def _of_numbers(temperature: float, temperature_last: bool, top_p: float, min_p: float) -> Rules:
+    c = min(_LOG2_E / temperature, _LARGEST) if temperature > 0 else math.inf
+    c_filter = _LOG2_E if temperature_last or temperature == 0 else c
+    drop = 1.0 - top_p if 0 < top_p < 1 else -1.0
+    least = math.ceil(min(min_p * _ONE, _ONE)) if min_p > 0 else 0
+    bits = struct.unpack("q", struct.pack("d", drop))[0]
+    return Rules(None, 0, 0, float(np.float32(c_filter)), float(np.float32(c)), bits, least)
+
+
+def make_rules(
+    temperature: float,
+    temperature_tensor: Tensor | None,
+    temperature_last: bool,
+    top_p: float,
+    top_p_tensor: Tensor | None,
+    min_p: float,
+    min_p_tensor: Tensor | None,
+    batch: int,
+    device: torch.device,
+) -> Rules:
+    """Rules of a call; the tensors are float64, 0-dim or (B,)."""
+    if temperature_tensor is None and top_p_tensor is None and min_p_tensor is None:
+        return _of_numbers(temperature, temperature_last, top_p, min_p)
+
+    def column(value: float, tensor: Tensor | None) -> Tensor:
+        if tensor is None:
+            return torch.full((batch,), value, dtype=torch.float64, device=device)
+        return tensor.expand(batch)
+
+    t, p, m = column(temperature, temperature_tensor), column(top_p, top_p_tensor), column(min_p, min_p_tensor)
+    c = torch.where(t == 0, math.inf, (_LOG2_E / t).clamp_max(_LARGEST))
+    c_filter = torch.full_like(t, _LOG2_E) if temperature_last else torch.where(t == 0, _LOG2_E, c)
+    drop = torch.where((p > 0) & (p < 1), 1.0 - p, -1.0)
+    least = torch.where(m > 0, torch.ceil(m * _ONE).clamp_max(_ONE), 0.0)
+    table = torch.stack((c_filter, c, drop, least))
+    return Rules(table, table.stride(0), table.stride(1), 0.0, 0.0, 0, 0)
+
+
+@triton.jit
+def load_rule(table, column, step, c_filter, c_draw, drop, least, image):
+    """(c_filter, c_draw, drop, least, greedy) of images, each in the shape of `image`."""
+    none = tl.zeros_like(image)
+    if table is not None:
+        at = table + image * step
+        c_filter = tl.load(at).to(tl.float32)
+        c_draw = tl.load(at + column).to(tl.float32)
+        drop = tl.load(at + 2 * column)
+        least = tl.load(at + 3 * column).to(tl.uint32)
+    else:
+        c_filter = none.to(tl.float32) + c_filter
+        c_draw = none.to(tl.float32) + c_draw
+        drop = (none + drop).to(tl.float64, bitcast=True)
+        least = (none + least).to(tl.uint32)
+    greedy = c_draw == float("inf")
+    return c_filter, tl.where(greedy, 1.0, c_draw), drop, least, greedy

@@ -1,0 +1,274 @@
+"""sample in Triton: rows that fit on chip as tiles, longer ones in blocks that are read again for each step.
+
+A row of up to 16384 tokens stays in registers: 32 warps of 32 lanes hold 16 values each. Short rows share a program
+(a tile of 1024 values), so a vocabulary of 2 costs no program per row.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from varfast.triton_kernels._exact import (
+    EXACT,
+    bisect_key,
+    middle_key,
+    order_key,
+    random_below,
+    removable,
+    tile_threshold,
+    weight_of,
+)
+from varfast.triton_kernels._rules import load_rule, make_rules
+
+from varfast.ops import _rows
+
+ON_CHIP = 16384  # largest vocabulary of the tiled kernel
+TILE = 1024  # values of a program where rows are short
+LONG_BLOCK = 4096
+
+# Numbers that change from scale to scale: without this, 1 and multiples of 16 would each compile a kernel of their own.
+CHANGING = ["rows", "length", "step", "least", "stream", "purpose", "top_k", "draws"]
+
+
+@triton.jit
+def kept_weights(x, vocab, column, rule, largest, top_k):
+    """Final weights (int64) of a tile of logits, and how many tokens stay in each row; x is -inf where excluded."""
+    c_filter, c_draw, drop, least, greedy = rule
+    key = order_key(x)
+    inside = column[None, :] < vocab
+    weight = weight_of((x - largest[:, None]) * c_filter[:, None])
+    mass = weight.to(tl.int64)
+    low = tl.full(largest.shape, -2139095040, tl.int32)  # the key of -inf
+    high = order_key(largest)
+    if (top_k > 0) & (top_k < vocab):
+        low = tile_threshold(key, inside.to(tl.int32) + tl.zeros_like(key), vocab - top_k, low, high)
+        mass = tl.where(key >= low[:, None], mass, 0)
+    if tl.max(drop, axis=0) >= 0:
+        total = tl.sum(mass, axis=1)
+        nucleus = tile_threshold(key, mass, removable(tl.maximum(drop, 0.0), total), low, high)
+        low = tl.where(drop >= 0, nucleus, low)
+    keep = (key >= low[:, None]) & (weight >= least[:, None]) & (x > float("-inf"))
+    first = tl.min(tl.where(x == largest[:, None], column[None, :], vocab), axis=1)
+    keep = tl.where(greedy[:, None], column[None, :] == first[:, None], keep)
+    weight = weight_of((x - largest[:, None]) * c_draw[:, None])
+    weight = tl.where(greedy[:, None], tl.full(weight.shape, 1, tl.uint32), weight)
+    return tl.where(keep, weight, 0).to(tl.int64), tl.sum(keep.to(tl.int32), axis=1)
+
+
+@triton.jit
+def draw_tile(x, inside, column, vocab, row, seed, position, rule, stream, purpose, top_k, draws,
+              ids, logprobs, kept, entropy):  # fmt: skip
+    """Samples each row of a tile of float32 logits (-inf beyond the vocabulary) and writes what is asked for."""
+    bad = (x != x) | (x == float("inf"))
+    largest = tl.max(tl.where(bad, float("-inf"), x), axis=1)
+    valid = (tl.sum(bad.to(tl.int32), axis=1) == 0) & (largest > float("-inf"))
+    x = tl.where(valid[:, None], x, float("-inf"))
+    largest = tl.where(valid, largest, 0.0)
+    weight, count = kept_weights(x, vocab, column, rule, largest, top_k)
+    running = tl.cumsum(weight, axis=1)
+    total = tl.sum(weight, axis=1)
+    for s in range(draws):
+        u = random_below(total, seed, position, s, stream, purpose)
+        token = tl.sum((running <= u[:, None]).to(tl.int32), axis=1)
+        tl.store(ids + row * draws + s, tl.where(valid, token, -1).to(tl.int64), mask=inside)
+        if logprobs is not None:
+            mine = tl.sum(tl.where(column[None, :] == token[:, None], weight, 0), axis=1)
+            share = mine.to(tl.float64) / tl.maximum(total, 1).to(tl.float64)
+            logprob = tl.where(valid, tl.log(tl.where(valid, share, 1.0)), float("nan"))
+            tl.store(logprobs + row * draws + s, logprob.to(tl.float32), mask=inside)
+    if logprobs is not None:
+        w = weight.to(tl.float64)
+        all_weight = tl.maximum(total, 1).to(tl.float64)
+        nats = tl.log(all_weight) - tl.sum(w * tl.log(tl.maximum(w, 1.0)), axis=1) / all_weight
+        tl.store(kept + row, tl.where(valid, count, 0), mask=inside)
+        tl.store(entropy + row, tl.where(valid, nats, float("nan")).to(tl.float32), mask=inside)
+
+
+@triton.jit
+def locate(row, length, seeds, seed_step, positions, position_batch, position_row):
+    """(image, place in the image, seed, counter position) of rows, given as int64."""
+    image = row // length
+    place = row % length
+    position = place
+    if positions is not None:
+        position = tl.load(positions + image * position_batch + place * position_row)
+    return image, place, tl.load(seeds + image * seed_step), position
+
+
+@triton.jit(do_not_specialize=CHANGING)
+def _sample_tiles(logits, image_step, row_step, step_v, rows, length, vocab, seeds, seed_step,
+                  positions, position_batch, position_row,
+                  table, column, step, c_filter, c_draw, drop: tl.int64, least: tl.int64,
+                  stream, purpose, top_k, draws, ids, logprobs, kept, entropy,
+                  ROWS: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    inside = row < rows
+    row = tl.where(inside, row, 0)
+    token = tl.arange(0, BLOCK)
+    image, place, seed, position = locate(row, length, seeds, seed_step, positions, position_batch, position_row)
+    start = image * image_step + place * row_step
+    at = logits + start[:, None] + token.to(tl.int64)[None, :] * step_v
+    x = tl.load(at, mask=(token < vocab)[None, :] & inside[:, None], other=float("-inf")).to(tl.float32)
+    rule = load_rule(table, column, step, c_filter, c_draw, drop, least, image)
+    draw_tile(x, inside, token, vocab, row, seed, position, rule, stream, purpose, top_k, draws,
+              ids, logprobs, kept, entropy)  # fmt: skip
+
+
+@triton.jit
+def _load_block(logits, block, step_v, vocab, BLOCK: tl.constexpr):
+    token = block * BLOCK + tl.arange(0, BLOCK)
+    x = tl.load(logits + token.to(tl.int64) * step_v, mask=token < vocab, other=float("-inf"))
+    return x.to(tl.float32), token
+
+
+@triton.jit
+def _long_mass(logits, step_v, vocab, largest, c, low, high, COUNT: tl.constexpr, BLOCK: tl.constexpr):
+    """Mass (or count) of the tokens with low <= key <= high of a row."""
+    sums = tl.zeros((BLOCK,), tl.int64)
+    for block in range(tl.cdiv(vocab, BLOCK)):
+        x, token = _load_block(logits, block, step_v, vocab, BLOCK)
+        key = order_key(x)
+        one = (token < vocab).to(tl.int64) if COUNT else weight_of((x - largest) * c).to(tl.int64)
+        sums += tl.where((key >= low) & (key <= high), one, 0)
+    return tl.sum(sums, axis=0)
+
+
+@triton.jit
+def _long_threshold(logits, step_v, vocab, largest, c, limit, low, high, COUNT: tl.constexpr, BLOCK: tl.constexpr):
+    """As tile_threshold, for one row: tokens below the first `low` weigh nothing."""
+    least = low
+    for _ in range(32):
+        middle = middle_key(low, high)
+        below = _long_mass(logits, step_v, vocab, largest, c, least, middle, COUNT, BLOCK)
+        low, high = bisect_key(low, high, below <= limit, middle)
+    return low
+
+
+@triton.jit
+def _long_weights(x, token, largest, c_filter, c_draw, least, threshold, greedy, first):
+    """(final weights as int64, kept) of a block."""
+    weight = weight_of((x - largest) * c_filter)
+    keep = (order_key(x) >= threshold) & (weight >= least) & (x > float("-inf"))
+    keep = tl.where(greedy, token == first, keep)
+    weight = weight_of((x - largest) * c_draw).to(tl.int64)
+    return tl.where(keep, tl.where(greedy, 1, weight), 0), keep
+
+
+@triton.jit(do_not_specialize=CHANGING)
+def _sample_long(logits, image_step, row_step, step_v, rows, length, vocab, seeds, seed_step,
+                 positions, position_batch, position_row,
+                 table, column, step, c_filter, c_draw, drop: tl.int64, least: tl.int64,
+                 stream, purpose, top_k, draws, ids, logprobs, kept, entropy,
+                 BLOCKS: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64)
+    image, place, seed, position = locate(row, length, seeds, seed_step, positions, position_batch, position_row)
+    logits += image * image_step + place * row_step
+    c_filter, c_draw, drop, least, greedy = load_rule(table, column, step, c_filter, c_draw, drop, least, image)
+
+    largest = float("-inf")
+    wrong = 0
+    for block in range(tl.cdiv(vocab, BLOCK)):
+        x, _ = _load_block(logits, block, step_v, vocab, BLOCK)
+        bad = (x != x) | (x == float("inf"))
+        wrong += tl.sum(bad.to(tl.int32), axis=0)
+        largest = tl.maximum(largest, tl.max(tl.where(bad, float("-inf"), x), axis=0))
+    valid = (wrong == 0) & (largest > float("-inf"))
+    if valid:
+        low = tl.full((), -2139095040, tl.int32)
+        high = order_key(largest)
+        if (top_k > 0) & (top_k < vocab):
+            low = _long_threshold(logits, step_v, vocab, largest, c_filter, vocab - top_k, low, high, True, BLOCK)
+        if drop >= 0:
+            mass = _long_mass(logits, step_v, vocab, largest, c_filter, low, high, False, BLOCK)
+            low = _long_threshold(
+                logits, step_v, vocab, largest, c_filter, removable(drop, mass), low, high, False, BLOCK
+            )
+        first = vocab
+        if greedy:
+            for block in range(tl.cdiv(vocab, BLOCK)):
+                x, token = _load_block(logits, block, step_v, vocab, BLOCK)
+                first = tl.minimum(first, tl.min(tl.where(x == largest, token, vocab), axis=0))
+
+        # The mass of each block in one tile, so that a draw reads a single block of the row.
+        of_block = tl.arange(0, BLOCKS)
+        masses = tl.zeros((BLOCKS,), tl.int64)
+        count = 0
+        spread = tl.zeros((BLOCK,), tl.float64)
+        for block in range(tl.cdiv(vocab, BLOCK)):
+            x, token = _load_block(logits, block, step_v, vocab, BLOCK)
+            weight, keep = _long_weights(x, token, largest, c_filter, c_draw, least, low, greedy, first)
+            masses = tl.where(of_block == block, tl.sum(weight, axis=0), masses)
+            count += tl.sum(keep.to(tl.int32), axis=0)
+            if logprobs is not None:
+                w = weight.to(tl.float64)
+                spread += w * tl.log(tl.maximum(w, 1.0))
+        total = tl.sum(masses, axis=0)
+        running_masses = tl.cumsum(masses, axis=0)
+        for s in range(draws):
+            u = random_below(total, seed, position, s, stream, purpose)
+            block = tl.sum((running_masses <= u).to(tl.int32), axis=0)
+            before = tl.sum(tl.where(of_block < block, masses, 0), axis=0)
+            x, token = _load_block(logits, block, step_v, vocab, BLOCK)
+            weight, keep = _long_weights(x, token, largest, c_filter, c_draw, least, low, greedy, first)
+            drawn = block * BLOCK + tl.sum((before + tl.cumsum(weight, axis=0) <= u).to(tl.int32), axis=0)
+            tl.store(ids + row * draws + s, drawn.to(tl.int64))
+            if logprobs is not None:
+                mine = tl.sum(tl.where(token == drawn, weight, 0), axis=0)
+                logprob = tl.log(mine.to(tl.float64) / total.to(tl.float64))
+                tl.store(logprobs + row * draws + s, logprob.to(tl.float32))
+        if logprobs is not None:
+            all_weight = total.to(tl.float64)
+            nats = tl.log(all_weight) - tl.sum(spread, axis=0) / all_weight
+            tl.store(kept + row, count)
+            tl.store(entropy + row, nats.to(tl.float32))
+    else:
+        for s in range(draws):
+            tl.store(ids + row * draws + s, tl.full((), -1, tl.int64))
+            if logprobs is not None:
+                tl.store(logprobs + row * draws + s, float("nan"))
+        if logprobs is not None:
+            tl.store(kept + row, 0)
+            tl.store(entropy + row, float("nan"))
+
+
+def sample(
+    logits: Tensor,
+    seeds: Tensor,
+    positions: Tensor | None,
+    stream: int,
+    purpose: int,
+    temperature: float,
+    temperature_tensor: Tensor | None,
+    temperature_last: bool,
+    top_k: int,
+    top_p: float,
+    top_p_tensor: Tensor | None,
+    min_p: float,
+    min_p_tensor: Tensor | None,
+    draws: int,
+    with_stats: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The op `varfast::sample`."""
+    batch, length, vocab = logits.shape
+    output = _rows.sample_shapes((batch, length, draws), with_stats, logits)
+    rows = batch * length
+    if rows == 0:
+        return output
+    numbers = (temperature, temperature_tensor, temperature_last, top_p, top_p_tensor, min_p, min_p_tensor)
+    rules = make_rules(*numbers, batch, logits.device)
+    steps = (0, 0) if positions is None else (positions.stride(0) if positions.dim() == 2 else 0, positions.stride(-1))
+    arguments = (
+        logits, *logits.stride(), rows, length, vocab, seeds, seeds.stride(0), positions, *steps, *rules,
+        stream, purpose, min(top_k, vocab), draws, output[0], *(output[1:] if with_stats else (None, None, None)),
+    )  # fmt: skip
+    with torch.cuda.device_of(logits):
+        if vocab <= ON_CHIP:
+            block = triton.next_power_of_2(max(vocab, 2))
+            tile = max(1, TILE // block)
+            _sample_tiles[(triton.cdiv(rows, tile),)](
+                *arguments, ROWS=tile, BLOCK=block, num_warps=max(4, block // 512), **EXACT
+            )
+        else:
+            blocks = triton.next_power_of_2(triton.cdiv(vocab, LONG_BLOCK))
+            _sample_long[(rows,)](*arguments, BLOCKS=blocks, BLOCK=LONG_BLOCK, num_warps=8, **EXACT)
+    return output
