@@ -3,6 +3,9 @@
 
 #include <cstdint>
 #include <cstring>
+#ifdef __CUDACC__
+#  include <cuda_fp16.h>
+#endif
 
 #include "common/simd.h"
 
@@ -38,7 +41,11 @@ VF_HD void from_float(float x, BF16* out) {
   out->bits = x != x ? 0x7fc0 : static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
 
-#ifndef __CUDACC__  // CUDA has its own instructions for half
+#ifdef __CUDACC__
+VF_HD float to_float(F16 x) { return __half2float(__ushort_as_half(x.bits)); }
+
+VF_HD void from_float(float x, F16* out) { out->bits = __half_as_ushort(__float2half_rn(x)); }
+#else
 VF_HD float to_float(F16 x) {
   _Float16 half;
   memcpy(&half, &x.bits, 2);
@@ -54,16 +61,16 @@ VF_HD void from_float(float x, F16* out) {
 VF_END
 
 // VF_FOR_DTYPE(dtype, T, statement) runs the statement with T naming the storage type.
-#define VF_FOR_DTYPE(dtype, T, ...)                  \
-  do {                                               \
-    if ((dtype) == ::varfast::Dtype::f32) {          \
-      using T = float;                               \
-      __VA_ARGS__;                                   \
-    } else if ((dtype) == ::varfast::Dtype::f16) {   \
-      using T = ::varfast::F16;                      \
-      __VA_ARGS__;                                   \
-    } else {                                         \
-      using T = ::varfast::BF16;                     \
-      __VA_ARGS__;                                   \
-    }                                                \
+#define VF_FOR_DTYPE(dtype, T, ...)                \
+  do {                                             \
+    if ((dtype) == ::varfast::Dtype::f32) {        \
+      using T = float;                             \
+      __VA_ARGS__;                                 \
+    } else if ((dtype) == ::varfast::Dtype::f16) { \
+      using T = ::varfast::F16;                    \
+      __VA_ARGS__;                                 \
+    } else {                                       \
+      using T = ::varfast::BF16;                   \
+      __VA_ARGS__;                                 \
+    }                                              \
   } while (0)

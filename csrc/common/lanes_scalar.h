@@ -31,11 +31,11 @@ VF_HD U32 splat_u32(uint32_t x) { return {x}; }
 
 template <class T>
 VF_HD F32 load(const T* p) {
-  return {to_float(*p)};
+  return F32{to_float(*p)};  // named: nvcc loses braces around a call here
 }
 template <class T>
 VF_HD F32 load(const T* p, int n) {
-  return {n > 0 ? to_float(*p) : 0.0f};
+  return F32{n > 0 ? to_float(*p) : 0.0f};
 }
 template <class T>
 VF_HD void store(T* p, F32 x) {
@@ -122,9 +122,7 @@ VF_HD float hmin(F32 a) { return a.v; }
 
 VF_HD U32 operator+(U32 a, U32 b) { return {a.v + b.v}; }
 VF_HD U32 mul_low(U32 a, U32 b) { return {a.v * b.v}; }
-VF_HD U32 mul_high(U32 a, U32 b) {
-  return {static_cast<uint32_t>((static_cast<uint64_t>(a.v) * b.v) >> 32)};
-}
+VF_HD U32 mul_high(U32 a, U32 b) { return {static_cast<uint32_t>((static_cast<uint64_t>(a.v) * b.v) >> 32)}; }
 VF_HD U32 as_u32(I32 a) { return {static_cast<uint32_t>(a.v)}; }
 VF_HD F32 to_f32(U32 a) { return {static_cast<float>(a.v)}; }
 

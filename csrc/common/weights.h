@@ -12,15 +12,15 @@
 
 VF_BEGIN
 
-// 2^f on [0, 1): least maximum relative error with the constant term held at 1 so that E(0) = 1 exactly, then rounded
-// to float32. Degree 5 has 8.2e-8; degree 6 would gain nothing over float32's own rounding.
-constexpr float kExp2[5] = {0x1.62e4bap-1f, 0x1.ebdb56p-3f, 0x1.c91ce8p-5f, 0x1.277846p-7f, 0x1.e97532p-10f};
-
 // Below -32 every weight truncates to 0; the bound keeps the scale 2^(n + 31) a normal number.
 constexpr float kLowest = -32.0f;
 
 // x <= 0 -> weight in [0, 2^31]. NaN must not come in.
 VF_HD U32 weight_of(F32 x) {
+  // 2^f on [0, 1): least maximum relative error with the constant term held at 1 so that E(0) = 1 exactly, then
+  // rounded to float32. Degree 5 has 8.2e-8; degree 6 would gain nothing over float32's own rounding. (In here because
+  // device code cannot read a constant array of the host.)
+  constexpr float kExp2[5] = {0x1.62e4bap-1f, 0x1.ebdb56p-3f, 0x1.c91ce8p-5f, 0x1.277846p-7f, 0x1.e97532p-10f};
   x = max(x, splat(kLowest));
   const F32 n = floor(x);
   const F32 f = x - n;  // exact

@@ -1,4 +1,4 @@
-// The sampling half of an op's arguments: shared by sample and guided_sample.
+// The arguments of sample; all but the logits is shared with guided_sample.
 #pragma once
 
 #include "common/dtype.h"
@@ -8,7 +8,7 @@
 namespace varfast {
 
 struct SampleArgs {
-  int64_t rows;   // per image
+  int64_t rows;  // per image
   int64_t vocab;
   const int64_t* seeds;
   int64_t seed_stride;
@@ -22,6 +22,13 @@ struct SampleArgs {
   float* logprobs;  // (B, rows, S), or null with the two below
   int32_t* kept;    // (B, rows)
   float* entropy;   // (B, rows)
+};
+
+struct SampleTask {
+  SampleArgs sample;
+  const void* logits;  // (B, L, V)
+  int64_t batch_stride, row_stride;
+  Dtype dtype;
 };
 
 }  // namespace varfast
@@ -50,9 +57,8 @@ VF_HD RowRule row_rule(const SampleArgs& args, int64_t image) {
 }
 
 VF_HD RowDraw row_draw(const SampleArgs& args, int64_t image, int64_t row) {
-  const int64_t position = args.positions == nullptr
-                               ? row
-                               : args.positions[image * args.position_batch + row * args.position_row];
+  const int64_t position =
+      args.positions == nullptr ? row : args.positions[image * args.position_batch + row * args.position_row];
   const int64_t at = image * args.rows + row;
   const bool stats = args.logprobs != nullptr;
   return {args.seeds[image * args.seed_stride],

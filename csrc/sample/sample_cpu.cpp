@@ -1,15 +1,6 @@
 // sample on the CPU: one task per row.
 #include "sample/sample_args.h"
 
-namespace varfast {
-struct SampleTask {
-  SampleArgs sample;
-  const void* logits;  // (B, L, V)
-  int64_t batch_stride, row_stride;
-  Dtype dtype;
-};
-}  // namespace varfast
-
 VF_DECLARE_KERNEL(void, sample_tasks, (const SampleTask&, int64_t begin, int64_t end, uint32_t* scratch))
 
 #include "sample/sample.h"
@@ -52,10 +43,11 @@ VF_END
 namespace varfast {
 namespace {
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> sample(
-    const Tensor& logits, const Tensor& seeds, OptTensor positions, int64_t stream, int64_t purpose,
-    double temperature, OptTensor temperature_tensor, bool temperature_last, int64_t top_k, double top_p,
-    OptTensor top_p_tensor, double min_p, OptTensor min_p_tensor, int64_t draws, bool with_stats) {
+std::tuple<Tensor, Tensor, Tensor, Tensor> sample(const Tensor& logits, const Tensor& seeds, OptTensor positions,
+                                                  int64_t stream, int64_t purpose, double temperature,
+                                                  OptTensor temperature_tensor, bool temperature_last, int64_t top_k,
+                                                  double top_p, OptTensor top_p_tensor, double min_p,
+                                                  OptTensor min_p_tensor, int64_t draws, bool with_stats) {
   const Rows rows = rows_of(logits, "logits");
   SampleSetup setup = sample_setup(logits, rows.batch, rows.length, rows.channels, seeds, positions, stream, purpose,
                                    temperature, temperature_tensor, temperature_last, top_k, top_p, top_p_tensor, min_p,
@@ -77,7 +69,8 @@ STABLE_TORCH_LIBRARY_FRAGMENT(varfast, m) {
   m.def(
       "sample(Tensor logits, Tensor seeds, Tensor? positions, int stream, int purpose, float temperature, "
       "Tensor? temperature_tensor, bool temperature_last, int top_k, float top_p, Tensor? top_p_tensor, float min_p, "
-      "Tensor? min_p_tensor, int draws, bool with_stats) -> (Tensor ids, Tensor logprobs, Tensor kept, Tensor entropy)");
+      "Tensor? min_p_tensor, int draws, bool with_stats) -> (Tensor ids, Tensor logprobs, Tensor kept, Tensor "
+      "entropy)");
 }
 STABLE_TORCH_LIBRARY_IMPL(varfast, CPU, m) { m.impl("sample", TORCH_BOX(&varfast::sample)); }
 #endif

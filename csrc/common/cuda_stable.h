@@ -1,0 +1,29 @@
+// The device side of torch's stable ABI: where a tensor lives, and which stream its kernels belong on.
+#pragma once
+
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <torch/csrc/stable/accelerator.h>
+
+#include "common/launch.h"
+#include "common/stable.h"
+
+namespace varfast {
+
+// Makes a tensor's device the current one, and knows its current stream.
+class OnDeviceOf {
+ public:
+  explicit OnDeviceOf(const Tensor& x) : guard_(x.get_device_index()) {
+    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(x.get_device_index(), &stream_));
+  }
+  void* stream() const { return stream_; }
+
+ private:
+  torch::stable::accelerator::DeviceGuard guard_;
+  void* stream_ = nullptr;
+};
+
+inline void check_launch(const char* error, const char* op) {
+  STD_TORCH_CHECK(error == nullptr, op, " could not be launched: ", error);
+}
+
+}  // namespace varfast

@@ -1,0 +1,108 @@
+// The only way of a kernel to its launch, its shared memory, its arrays and its neighbours: plain CUDA under nvcc, and
+// checked stand-ins on the CPU where VF_SIMT is defined (csrc/simt/simt.h), so that the very same .cu file runs there.
+//
+//   VF_KERNEL name(Args args) {...}             a kernel; arguments are plain structs
+//   VF_LAUNCH(name<T>, Launch{...}, args);      returns an error text, or null
+//   VF_SHARED(T, name, count);                  view<T> over shared memory of a size known to the compiler
+//   VF_SHARED_DYNAMIC(T, name, count);          view<T> over the one block that the launch asks for
+//   view<T>(pointer, size)[i]                   global memory; under nvcc the size is forgotten
+//   block_x() thread_x() threads() lane() warp() warps()
+//   barrier() warp_barrier()                    all threads of the block, of the warp
+//   shuffle_xor(v, mask) shuffle_up(v, by) shuffle(v, lane) ballot(p)   v: any plain struct of whole 4-byte words
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "common/simd.h"
+
+namespace varfast {
+// `blocks` of `threads` (a multiple of 32) with `shared_bytes` of dynamic shared memory.
+struct Launch {
+  int64_t blocks;
+  int threads;
+  int64_t shared_bytes;
+  void* stream;
+};
+}  // namespace varfast
+
+#ifdef VF_SIMT
+#  include "simt/simt.h"
+#else
+
+#  include <cuda_runtime.h>
+
+#  include <type_traits>
+
+#  define VF_KERNEL __global__ void
+#  define VF_DEVICE __device__ __forceinline__
+#  define VF_SHARED(T, name, count)    \
+    __shared__ T name##_memory[count]; \
+    const ::varfast::VF_ISA::view<T> name(name##_memory, count)
+#  define VF_SHARED_DYNAMIC(T, name, count)                            \
+    extern __shared__ __align__(16) unsigned char vf_dynamic_shared[]; \
+    const ::varfast::VF_ISA::view<T> name(reinterpret_cast<T*>(vf_dynamic_shared), count)
+#  define VF_LAUNCH(kernel, shape, ...) ::varfast::VF_ISA::launch(kernel, shape, __VA_ARGS__)
+
+VF_BEGIN
+
+template <class T>
+struct view {
+  T* data;
+  VF_DEVICE view(T* pointer, int64_t) : data(pointer) {}
+  VF_DEVICE T& operator[](int64_t i) const { return data[i]; }
+};
+
+VF_DEVICE int64_t block_x() { return blockIdx.x; }
+VF_DEVICE int thread_x() { return static_cast<int>(threadIdx.x); }
+VF_DEVICE int threads() { return static_cast<int>(blockDim.x); }
+VF_DEVICE int lane() { return thread_x() & 31; }
+VF_DEVICE int warp() { return thread_x() >> 5; }
+VF_DEVICE int warps() { return threads() >> 5; }
+VF_DEVICE void barrier() { __syncthreads(); }
+VF_DEVICE void warp_barrier() { __syncwarp(); }
+VF_DEVICE uint32_t ballot(bool p) { return __ballot_sync(0xffffffffu, p); }
+
+// Applies `move` to each 4-byte word of a value.
+template <class T, class Move>
+VF_DEVICE T by_words(T value, Move move) {
+  static_assert(sizeof(T) % 4 == 0);
+  uint32_t words[sizeof(T) / 4];
+  memcpy(words, &value, sizeof(T));
+  for (uint32_t& word : words) word = move(word);
+  memcpy(&value, words, sizeof(T));
+  return value;
+}
+template <class T>
+VF_DEVICE T shuffle_xor(T value, int mask) {
+  return by_words(value, [mask](uint32_t x) { return __shfl_xor_sync(0xffffffffu, x, mask); });
+}
+template <class T>
+VF_DEVICE T shuffle_up(T value, int by) {
+  return by_words(value, [by](uint32_t x) { return __shfl_up_sync(0xffffffffu, x, by); });
+}
+template <class T>
+VF_DEVICE T shuffle(T value, int from) {
+  return by_words(value, [from](uint32_t x) { return __shfl_sync(0xffffffffu, x, from); });
+}
+
+// More than 48 KiB of dynamic shared memory must be asked for, once per kernel and device; asking again costs 100 ns.
+template <class... Params>
+const char* launch(void (*kernel)(Params...), const Launch& shape, std::type_identity_t<Params>... args) {
+  if (shape.blocks == 0) return nullptr;
+  const void* function = reinterpret_cast<const void*>(kernel);
+  const size_t bytes = static_cast<size_t>(shape.shared_bytes);
+  if (bytes > 48 * 1024) {
+    const cudaError_t set =
+        cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
+    if (set != cudaSuccess) return cudaGetErrorString(set);
+  }
+  void* pointers[] = {&args...};
+  const cudaError_t status =
+      cudaLaunchKernel(function, dim3(static_cast<unsigned>(shape.blocks)), dim3(static_cast<unsigned>(shape.threads)),
+                       pointers, bytes, static_cast<cudaStream_t>(shape.stream));
+  return status == cudaSuccess ? nullptr : cudaGetErrorString(status);
+}
+
+VF_END
+#endif
