@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -175,8 +175,9 @@ class Sampler:
             output = ops.guided_sample(
                 cond, uncond, prev, seeds=step.seeds, groups=groups, return_cfg=carry, **guide, **draw
             )
-            ids, following = (output.ids, output.cfg) if isinstance(output, tuple) else (output, None)
-            return _by_token(ids, step), following
+            if isinstance(output, Tensor):
+                return _by_token(output, step), None
+            return _by_token(output.ids, step), output.cfg
 
         guided = combined = cond
         if uncond is not None or prev is not None:
@@ -188,8 +189,7 @@ class Sampler:
             return ops.smooth_embed(logits, codebook, step.seeds, ratio=step.progress, **filters), following
         rows = logits.unflatten(2, (groups, -1)).flatten(1, 2)
         ids = draw_shrinking(rows, step, recipe) if recipe.shrinking else ops.sample(rows, step.seeds, **draw)
-        assert isinstance(ids, Tensor)
-        return _by_token(ids, step), following
+        return _by_token(cast(Tensor, ids), step), following
 
     def _select(self, step: Step, ids: Tensor) -> Tensor:
         """From draws (B, L, S) or (B, L, d, S) to the tokens (B, L) or (B, L, d)."""

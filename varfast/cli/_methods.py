@@ -22,7 +22,7 @@ SAMPLING = ("temperature", "top_k", "top_p", "min_p", "smooth")
 BUILTIN: dict[str, dict[str, Any]] = {
     "cfg": {"strength": 1.0},
     "ssg": {"beta": 0.4, "schedule": "constant", "scales": -1},
-    "var_scaling": {"scales": 1, "candidates": 50, "alpha": 1.4, "min_distance": 0.5},
+    "var_scaling": {"scales": 1, "candidates": 50, "alpha": 1.7, "min_distance": 0.75},
     "diverse_var": {"scales": (1, 2), "suppress": (1.0, 0.1)},
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -25,18 +26,17 @@ def draw_shrinking(logits: Tensor, step: Step, recipe: Recipe) -> Tensor:
     top_p, min_p, temperature = (number.to(logits.device) for number in numbers)
     ids = []
     for n in range(recipe.draws):
-        ids.append(
-            ops.sample(
-                logits,
-                step.seeds,
-                stream=step.index,
-                purpose=FIRST_PURPOSE + n,
-                temperature=recipe.temperature,
-                top_k=recipe.top_k,
-                top_p=recipe.top_p,
-                min_p=recipe.min_p,
-            )
+        drawn = ops.sample(
+            logits,
+            step.seeds,
+            stream=step.index,
+            purpose=FIRST_PURPOSE + n,
+            temperature=recipe.temperature,
+            top_k=recipe.top_k,
+            top_p=recipe.top_p,
+            min_p=recipe.min_p,
         )
+        ids.append(cast(Tensor, drawn))
         weights = row_weights(logits, logits.amax(-1, keepdim=True), temperature)
         kept = filter_tokens(logits, weights, recipe.top_k, top_p, min_p)
         logits = torch.where(kept | logits.isnan(), logits, -math.inf)  # a row that is not valid stays so

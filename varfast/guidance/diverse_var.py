@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 from torch import Tensor
 
@@ -77,4 +78,5 @@ class DiverseVAR:
             return x
         alpha, beta = strength
         rank = None if self.rank is None else min(self.rank, *x.shape[1:])
-        return ops.spectral_reweight(x, alpha=alpha, beta=beta, mode=mode, rank=rank, relative=self.relative)
+        y = ops.spectral_reweight(x, alpha=alpha, beta=beta, mode=mode, rank=rank, relative=self.relative)
+        return cast(Tensor, y)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 from torch import Tensor
 
@@ -78,19 +79,22 @@ class VARScaling:
         """Asks for as many draws as there are candidates."""
         if not self._active(step):
             return recipe
+        if self.nucleus == "shrinking" and not isinstance(recipe.temperature, Tensor) and recipe.temperature == 0.0:
+            raise ValueError("nucleus='shrinking' needs a temperature above 0: there is nothing to narrow at 0")
         return replace(recipe, draws=self.candidates, shrinking=self.nucleus == "shrinking")
 
     def scores(self, step: Step, candidates: Tensor) -> Tensor:
         """Density (B, N) of candidates, ids (B, N, L) or bits (B, N, L, d), summed over positions."""
         codebook = step.codebook if step.bits is None else None
         points = candidates if step.bits is None else candidates.bool()
-        return ops.gaussian_kde(points.transpose(1, 2), bandwidth=self.bandwidth, codebook=codebook).sum(1)
+        density = ops.gaussian_kde(points.transpose(1, 2), bandwidth=self.bandwidth, codebook=codebook)
+        return cast(Tensor, density).sum(1)
 
     def select(self, step: Step, candidates: Tensor) -> Tensor | None:
         """Index (B,) of the candidate to keep."""
         if not self._active(step):
             return None
-        return ops.select_candidate(
+        index = ops.select_candidate(
             self.scores(step, candidates),
             candidates if step.bits is None else candidates.float(),
             step.seeds,
@@ -102,6 +106,7 @@ class VARScaling:
             top=self.top,
             stream=step.index,
         )
+        return cast(Tensor, index)
 
     @classmethod
     def calibrate(

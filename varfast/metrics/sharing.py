@@ -14,7 +14,7 @@ from varfast.protocol import BlockHook, Model
 class _State:
     labels: Tensor
     unconditional: bool
-    taken: list[dict[str, Tensor]] = field(default_factory=list)  # what was advanced, scale by scale
+    taken: list[tuple[Tensor | None, Tensor | None]] = field(default_factory=list)  # ids or embeddings of each scale
     plain: bool = True  # no hook has touched the transformer
     real: Any = None  # the model's own state, made when it is first needed
 
@@ -47,32 +47,32 @@ class Sharing:
     ) -> Tensor:
         """As `Model.features`; the tensor may be one that an earlier generation made."""
         state.plain = state.plain and on_input is None and on_output is None
-        key = tuple(_bytes(tokens) for taken in state.taken for tokens in taken.values())
-        key = (bytes([state.unconditional]), _bytes(state.labels), *key)
+        taken = (_bytes(tokens) for pair in state.taken for tokens in pair if tokens is not None)
+        key = (bytes([state.unconditional]), _bytes(state.labels), *taken)
         if state.plain and key in self._features:
             return self._features[key]
         if state.real is None:
             state.real = self.model.begin(state.labels, state.unconditional)
-            for j, taken in enumerate(state.taken):
+            for j, (ids, embeddings) in enumerate(state.taken):
                 self.model.features(state.real, j)
-                self.model.advance(state.real, j, **taken)
+                self.model.advance(state.real, j, ids=ids, embeddings=embeddings)
         x = self.model.features(state.real, k, on_input, on_output)
         if state.plain:
             self._features[key] = x
         return x
 
-    def advance(self, state: _State, k: int, **tokens: Tensor) -> None:
+    def advance(self, state: _State, k: int, *, ids: Tensor | None = None, embeddings: Tensor | None = None) -> None:
         """As `Model.advance`."""
-        state.taken.append(tokens)
+        state.taken.append((ids, embeddings))
         if state.real is not None:
-            self.model.advance(state.real, k, **tokens)
+            self.model.advance(state.real, k, ids=ids, embeddings=embeddings)
 
     def decode(self, state: _State) -> Tensor:
         """As `Model.decode`; needs the tokens alone, so that a fully shared generation never runs the transformer."""
         if state.real is None:
             state.real = self.model.begin(state.labels, state.unconditional)
-            for j, taken in enumerate(state.taken):
-                self.model.advance(state.real, j, **taken)
+            for j, (ids, embeddings) in enumerate(state.taken):
+                self.model.advance(state.real, j, ids=ids, embeddings=embeddings)
         return self.model.decode(state.real)
 
 

@@ -1,0 +1,70 @@
+# Two commands set everything up: `make demo` shows it, `make test` tests it. Both use the active virtual environment if
+# it has torch (a CUDA build of it, say), and otherwise make .venv with the CPU build pinned in TORCH.
+TORCH ?= torch==2.13.0
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+
+ifneq ($(VIRTUAL_ENV),)
+  ifeq ($(shell "$(VIRTUAL_ENV)/bin/python" -c "import torch" 2>/dev/null && echo yes),yes)
+    ENV := $(VIRTUAL_ENV)
+  endif
+endif
+ENV ?= .venv
+PY := $(ENV)/bin/python
+SOURCES := $(shell find csrc setup.py CMakeLists.txt pyproject.toml -type f)
+# Two workers with one thread each: two cores are busy, and nobody waits for a neighbour's threads.
+PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n 2
+
+.PHONY: demo test check wheel-test bench lint format clean
+
+demo: build/ready
+	@mkdir -p out
+	$(PY) -m varfast compare --out out/compare.png
+
+test: build/ready
+	$(PYTEST)
+	$(MAKE) wheel-test
+
+check: build/ready
+	$(PYTEST) --slow
+	$(MAKE) wheel-test
+
+# What a user installs: the wheel, unpacked far from the sources, under the same tests.
+wheel-test: build/ready
+	rm -rf build/wheel && mkdir -p build/wheel/site build/wheel/elsewhere
+	$(PY) -m pip wheel -q --no-deps --no-build-isolation -w build/wheel .
+	$(PY) -m pip install -q --no-deps --target build/wheel/site build/wheel/varfast-*.whl
+	cp -r tests build/wheel/elsewhere/tests && cp pyproject.toml build/wheel/elsewhere/
+	cd build/wheel/elsewhere && PYTHONPATH=../site OMP_NUM_THREADS=1 \
+	  "$$(cd "$(CURDIR)" && realpath -s $(PY))" -m pytest -n 2 -m "not source_tree"
+
+bench: build/ready
+	$(PY) -m pip install -q -e ".[bench]" --no-build-isolation --no-deps
+	$(PY) -m pytest benchmarks --benchmark-only
+
+lint: build/ready
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+	$(PY) -m clang_format --dry-run --Werror $$(git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu')
+
+format: build/ready
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+	$(PY) -m clang_format -i $$(git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu')
+
+clean:
+	rm -rf build out .venv varfast.egg-info varfast/*.so
+
+# The environment: torch first and by itself, so that nothing else can pull in another one.
+.venv/bin/python:
+	python3 -m venv .venv
+	.venv/bin/python -m pip install -q --upgrade pip
+	.venv/bin/python -m pip install -qq --retries 1 "$(TORCH)" --extra-index-url $(TORCH_INDEX)
+
+# Built and installed in place; again only when a source of the compiled part changes.
+build/ready: $(SOURCES) | $(PY)
+	@mkdir -p build
+	$(PY) -c "import torch; print('torch==' + torch.__version__)" > build/constraints.txt
+	$(PY) -m pip install -q -c build/constraints.txt "setuptools>=77" wheel "cmake>=3.20" ninja "pybind11>=2.13"
+	$(PY) -m pip install -q -c build/constraints.txt --no-build-isolation -e ".[test,lint]"
+	@touch $@

@@ -1,0 +1,188 @@
+"""What each guidance object asks for, and what it refuses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from tiny import tiny_var
+from torch import Tensor
+
+from varfast import CFG, SSG, DiverseVAR, Sampler, VARScaling, ops
+from varfast.guidance._shrinking import draw_shrinking
+from varfast.models import VAR
+from varfast.protocol import Recipe, Step
+
+GRIDS = [(1, 1), (2, 2), (3, 3), (4, 4), (8, 8)]
+
+
+@pytest.fixture(scope="module")
+def model() -> VAR:
+    return tiny_var()
+
+
+def steps(batch: int = 2) -> list[Step]:
+    codebook = torch.randn(24, 4, generator=torch.Generator().manual_seed(0))
+    seeds = torch.arange(batch)
+    return [Step(k, 5, hw, GRIDS[k - 1] if k else None, seeds, codebook) for k, hw in enumerate(GRIDS)]
+
+
+def strengths(item: Any, field: str) -> list[float]:
+    return [getattr(item.on_logits(step, Recipe()), field) for step in steps()]
+
+
+def test_cfg_follows_vars_ramp() -> None:
+    assert strengths(CFG(2.0), "t") == [0.0, 0.5, 1.0, 1.5, 2.0]
+    assert strengths(CFG(2.0, "constant"), "t") == [2.0] * 5
+    assert strengths(CFG(2.0, "linear"), "t") == [2.0, 1.5, 1.0, 0.5, 0.0]
+    assert strengths(CFG(2.0, [0, 0, 1, 0, 0.5]), "t") == [0.0, 0.0, 2.0, 0.0, 1.0]
+
+
+def test_ssg_decays_and_skips_the_first_scale() -> None:
+    assert strengths(SSG(0.8), "beta") == pytest.approx([0.0, 0.6, 0.4, 0.2, 0.0])
+    assert strengths(SSG(0.8, "cosine"), "beta")[2] == pytest.approx(0.4)
+    assert strengths(SSG(0.8, "constant"), "beta") == [0.0, 0.8, 0.8, 0.8, 0.8]
+    assert strengths(SSG(0.8, "constant", scales=-1), "beta") == [0.0, 0.0, 0.0, 0.0, 0.8]
+    assert strengths(SSG(0.8, "constant", scales=(1, 3)), "beta") == [0.0, 0.8, 0.0, 0.8, 0.0]
+    assert strengths(SSG(0.8, "constant", prior="mean"), "prior")[1:] == ["mean"] * 4
+
+
+def test_ssg_through_the_sampler_equals_the_formula(model: VAR) -> None:
+    sampler = Sampler(model, [SSG(0.7, "constant")], cfg=1.0, temperature=0.0)
+    _, ids = sampler(labels=[3], seeds=[0], return_ids=True)
+    state, prev = model.begin(torch.tensor([3])), None
+    for k, hw in enumerate(GRIDS):
+        cond, uncond = model.head(model.features(state, k)).chunk(2)
+        t = k / 4
+        combined = (1 + t) * cond - t * uncond
+        guided = combined
+        if prev is not None:
+            guided = combined + 0.7 * (combined - ops.dse_prior(prev, prev_hw=GRIDS[k - 1], hw=hw))
+        assert torch.equal(guided.argmax(-1), ids[k])
+        model.advance(state, k, ids=ids[k])
+        prev = combined
+
+
+def test_var_scaling_keeps_one_of_its_candidates(model: VAR) -> None:
+    seen: list[tuple[Tensor, Tensor]] = []
+
+    class Watched(VARScaling):
+        def select(self, step: Step, candidates: Tensor) -> Tensor | None:
+            index = super().select(step, candidates)
+            if index is not None:
+                seen.append((candidates, index))
+            return index
+
+    scaling = Watched(scales=1, candidates=30, alpha=1.2, min_distance=0.1)
+    _, ids = Sampler(model, [SSG(), scaling])(labels=[1, 2], seeds=[1, 2], return_ids=True)
+    ((candidates, index),) = seen
+    assert candidates.shape == (2, 30, 4)
+    assert torch.equal(ids[1], candidates[torch.arange(2), index])
+    assert len(candidates[0].unique(dim=0)) > 1
+
+
+def test_var_scaling_scores_are_densities_summed_over_positions() -> None:
+    step = steps()[1]
+    candidates = torch.randint(24, (2, 15, 4), generator=torch.Generator().manual_seed(1))
+    points = step.codebook[candidates].double()  # (B, N, L, C)
+    scores = torch.zeros(2, 15, dtype=torch.float64)
+    for position in range(4):
+        x = points[:, :, position]
+        sigma = x.std(1, correction=0).mean(1)
+        h = sigma * (15 * 6 / 4) ** (-1 / 8) + 1e-6
+        scores += torch.exp(-(torch.cdist(x, x) ** 2) / (2 * h[:, None, None] ** 2)).sum(2)
+    torch.testing.assert_close(VARScaling().scores(step, candidates).double(), scores, rtol=1e-5, atol=1e-5)
+
+
+def test_a_larger_alpha_visits_in_random_order() -> None:
+    step, candidates = steps(64)[1], torch.randint(24, (64, 20, 4), generator=torch.Generator().manual_seed(1))
+    best = VARScaling(alpha=0.0, keep=1).select(step, candidates)
+    assert best is not None and torch.equal(best, VARScaling().scores(step, candidates).argmax(1))
+    other = VARScaling(alpha=1e6, keep=1).select(step, candidates)
+    assert other is not None and (other != best).float().mean() > 0.5
+
+
+def test_calibrate_measures_ratios_and_distances(model: VAR) -> None:
+    labels, seeds = [i % 10 for i in range(20)], list(range(20))
+    found = VARScaling.calibrate(model, labels=labels, seeds=seeds, scale=1, candidates=10, cfg=1.0, guidance=[SSG()])
+    assert found.ratios.shape == (20,) and found.distances.shape == (20, 45)
+    assert (found.ratios >= 1).all() and found.ratios.min() <= found.alpha <= found.ratios.max()
+    assert found.distances.min() <= found.min_distance <= found.distances.median()
+    VARScaling(alpha=found.alpha, min_distance=found.min_distance)
+
+
+def test_a_shrinking_nucleus_shrinks() -> None:
+    logits = torch.randn(1, 1, 40, generator=torch.Generator().manual_seed(3)).expand(500, 4, 40).contiguous()
+    step = steps(500)[1]
+    ids = draw_shrinking(logits, step, Recipe(top_k=20, top_p=0.9, draws=12, shrinking=True))
+    assert ids.shape == (500, 4, 12)
+    kinds = [len(ids[..., n].unique()) for n in range(12)]
+    assert kinds[0] > kinds[5] > kinds[11] and kinds == sorted(kinds, reverse=True)
+    first = ops.sample(logits, step.seeds, stream=1, purpose=4, top_k=20, top_p=0.9)
+    assert torch.equal(ids[..., :1], first)
+
+
+def test_a_shrinking_nucleus_in_the_sampler(model: VAR) -> None:
+    scaling = VARScaling(scales=1, candidates=8, nucleus="shrinking")
+    images = Sampler(model, [scaling], top_k=12, top_p=0.9)(labels=[1], seeds=[1])
+    assert images.isfinite().all()
+    with pytest.raises(ValueError, match="shrinking"):
+        Sampler(model, [scaling], temperature=0.0)(labels=[1], seeds=[1])
+
+
+def test_diverse_var_reweights_where_it_is_told_to() -> None:
+    x = torch.randn(2, 4, 16, generator=torch.Generator().manual_seed(0))
+    ends = DiverseVAR(scales=(1, 2), suppress=(1.0, 0.3), amplify=(0.9, 0.2))
+    early, late = steps()[1], steps()[3]
+    suppressed = ops.spectral_reweight(x, beta=0.3, relative=True)
+    amplified = ops.spectral_reweight(x, alpha=0.9, beta=0.2, mode="amplify", relative=True)
+    assert torch.equal(ends.on_input(early, x, 0, 3), suppressed)
+    assert torch.equal(ends.on_features(early, x, 2, 3), amplified)
+    for untouched in (ends.on_input(early, x, 1, 3), ends.on_features(early, x, 1, 3), ends.on_input(late, x, 0, 3)):
+        assert untouched is x
+    blocks = DiverseVAR(scales=1, suppress=(1.0, 0.3), where="blocks", relative=False, rank=40)
+    assert torch.equal(blocks.on_input(early, x, 1, 3), ops.spectral_reweight(x, beta=0.3))
+    assert blocks.on_features(early, x, 2, 3) is x
+
+
+def test_an_amplification_that_overflows_is_an_error(model: VAR) -> None:
+    with pytest.raises((ValueError, RuntimeError), match=r"overflow|float32|no valid logits"):
+        Sampler(model, [DiverseVAR(suppress=None, amplify=(1.0, 200.0))])(labels=[1], seeds=[1])
+
+
+BAD: list[tuple[type[Exception], str, type, dict[str, Any]]] = [
+    (ValueError, "schedule", CFG, {"schedule": "sometimes"}),
+    (TypeError, "schedule", CFG, {"schedule": 3}),
+    (ValueError, "schedule", SSG, {"schedule": [float("inf")]}),
+    (ValueError, "beta", SSG, {"beta": float("nan")}),
+    (TypeError, "beta", SSG, {"beta": "0.5"}),
+    (ValueError, "prior", SSG, {"prior": "psychic"}),
+    (ValueError, "interp", SSG, {"interp": "cubic"}),
+    (TypeError, "scales", SSG, {"scales": [1.5]}),
+    (TypeError, "scales", VARScaling, {"scales": []}),
+    (ValueError, "candidates", VARScaling, {"candidates": 1}),
+    (ValueError, "rule", VARScaling, {"rule": "best"}),
+    (TypeError, "bandwidth", VARScaling, {"bandwidth": "scott"}),
+    (ValueError, "bandwidth", VARScaling, {"bandwidth": 0.0}),
+    (ValueError, "alpha", VARScaling, {"alpha": -1.0}),
+    (TypeError, "keep", VARScaling, {"keep": 2.5}),
+    (ValueError, "nucleus", VARScaling, {"nucleus": "growing"}),
+    (ValueError, "suppress and amplify", DiverseVAR, {"suppress": None}),
+    (TypeError, "suppress", DiverseVAR, {"suppress": 0.3}),
+    (ValueError, "beta of suppress", DiverseVAR, {"suppress": (1.0, -0.3)}),
+    (ValueError, "rank", DiverseVAR, {"rank": 0}),
+    (ValueError, "where", DiverseVAR, {"where": "middle"}),
+]
+
+
+@pytest.mark.parametrize(("error", "match", "kind", "arguments"), BAD)
+def test_a_wrong_parameter_is_named(error: type[Exception], match: str, kind: type, arguments: dict[str, Any]) -> None:
+    with pytest.raises(error, match=match):
+        kind(**arguments)
+
+
+@pytest.mark.parametrize("item", [SSG(scales=7), VARScaling(scales=-6), DiverseVAR(scales=5), SSG(schedule=[1.0, 2.0])])
+def test_what_does_not_fit_the_models_scales_is_an_error(model: VAR, item: object) -> None:
+    with pytest.raises(ValueError, match=r"scales|one number per scale"):
+        Sampler(model, [item])(labels=[1], seeds=[1])

@@ -1,0 +1,139 @@
+"""The rules of the house: every op in every room, who may import whom, file sizes, one table of variables."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import varfast
+from varfast import _env, ops
+
+ROOT = Path(__file__).resolve().parent.parent
+pytestmark = pytest.mark.source_tree
+
+# What a room may import from varfast besides itself and modules that start with an underscore.
+MAY_IMPORT = {
+    "ops": {"reference", "triton_kernels"},
+    "reference": set(),
+    "triton_kernels": {"reference"},
+    "guidance": {"ops", "protocol", "reference", "sampler"},
+    "models": set(),
+    "hosts": {"models", "protocol"},
+    "metrics": {"models", "protocol", "training", "Sampler"},
+    "training": {"models", "metrics"},
+}
+LIMITS = {
+    "csrc/*/*": 400,
+    "varfast/**/*.py": 300,
+    "triton_kernels/*.py": 400,
+    "tests/*.py": 400,
+    "benchmarks/*.py": 300,
+}
+
+
+def tracked(pattern: str = "*") -> list[Path]:
+    listed = subprocess.run(["git", "ls-files", pattern], cwd=ROOT, capture_output=True, text=True, check=True)
+    return [ROOT / line for line in listed.stdout.splitlines() if (ROOT / line).is_file()]
+
+
+@pytest.mark.parametrize("op", ops.__all__)
+def test_an_op_has_its_file_in_every_room(op: str) -> None:
+    rooms = [f"csrc/{op}/{op}_cpu.cpp", f"varfast/ops/{op}.py", f"varfast/reference/{op}.py", f"tests/test_{op}.py"]
+    if op != "guided_sample":  # its mathematics is that of guide and sample
+        rooms.append(f"csrc/{op}/{op}.h")
+    missing = [room for room in rooms if not (ROOT / room).is_file()]
+    assert not missing
+    assert op in re.search(r"set\(VARFAST_OPS ([^)]*)\)", (ROOT / "CMakeLists.txt").read_text())[1].split()  # type: ignore[index]
+
+
+def test_no_room_holds_what_is_no_op() -> None:
+    for folder in ("csrc", "triton_kernels", "benchmarks"):
+        stems = {path.stem.removeprefix("bench_") for path in tracked(f"{folder}/*.py")}
+        stems |= {path.parent.name for path in tracked(f"{folder}/*/*")}
+        strangers = {stem for stem in stems if not stem.startswith("_")} - set(ops.__all__)
+        assert strangers <= {"common", "simt", "results", "conftest"}, folder
+
+
+def test_every_op_is_documented_in_full() -> None:
+    for name in ops.__all__:
+        text = getattr(ops, name).__doc__
+        assert text and all(f"\n    {part}:" in text for part in ("Args", "Returns", "Raises", "Notes")), name
+
+
+def imports(path: Path) -> set[str]:
+    """Rooms of varfast that a file imports."""
+    rooms = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = []
+        if isinstance(node, ast.ImportFrom) and node.module:
+            whole = node.module == "varfast"
+            names = [f"varfast.{alias.name}" for alias in node.names] if whole else [node.module]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        rooms |= {name.split(".")[1] for name in names if name.startswith("varfast.")}
+    return {room for room in rooms if not room.startswith("_")}
+
+
+@pytest.mark.parametrize("room", MAY_IMPORT)
+def test_a_room_imports_only_what_it_may(room: str) -> None:
+    folder = "triton_kernels" if room == "triton_kernels" else f"varfast/{room}"
+    for path in tracked(f"{folder}/*.py"):
+        assert imports(path) <= MAY_IMPORT[room] | {room}, path.relative_to(ROOT)
+
+
+def test_the_sampler_knows_neither_a_backend_nor_a_host() -> None:
+    assert imports(ROOT / "varfast/sampler.py") <= {"ops", "guidance", "protocol"}
+
+
+def test_native_code_knows_no_python_and_mathematics_no_torch() -> None:
+    for path in [*tracked("csrc/*.cpp"), *tracked("csrc/*.h"), *tracked("csrc/*.cu")]:
+        included = re.findall(r'#include\s+[<"]([^>"]+)', path.read_text())
+        if path.name != "info.cpp":
+            assert not [name for name in included if "pybind11" in name or name == "Python.h"], path
+        assert not [name for name in included if name.startswith(("ATen/", "c10/"))], path
+        if path.stem in ops.__all__:
+            assert not [name for name in included if name.startswith("torch/")], path
+
+
+@pytest.mark.parametrize("pattern", LIMITS)
+def test_files_are_short(pattern: str) -> None:
+    long = {
+        str(path.relative_to(ROOT)): count
+        for path in tracked(f":(glob){pattern}")
+        if path.suffix in (".py", ".h", ".cpp", ".cu")
+        and (count := len(path.read_text().splitlines())) > LIMITS[pattern]
+    }
+    assert not long
+
+
+def test_readme_lists_the_environment_variables() -> None:
+    rows = re.findall(r"^\| `(VARFAST_\w+)` \| (.+) \|$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert dict(rows) == _env.VARIABLES
+
+
+def test_readme_lists_the_ops() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| ", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert [name for name in rows if not name.startswith("VARFAST")] == list(ops.__all__)
+
+
+def test_every_variable_that_is_read_is_in_the_table() -> None:
+    texts = [path.read_text() for path in tracked() if path.suffix in (".py", ".h", ".cpp", ".cu", ".txt", "")]
+    found = {name for text in texts for name in re.findall(r"environ[^\n]*[\"'](VARFAST_\w+)", text)}
+    assert found <= set(_env.VARIABLES)
+
+
+def test_no_path_of_a_machine() -> None:
+    """A path of somebody's own folders in a source file would mean nothing elsewhere."""
+    pattern = re.compile(r"(?<![\w./])/(home|work|root|Users|opt|mnt)/\w")
+    text_files = (".py", ".h", ".cpp", ".cu", ".toml", ".txt", ".md", ".json", ".cmake", "")
+    for path in tracked():
+        if path.suffix in text_files and path != Path(__file__).resolve():
+            assert not pattern.search(path.read_text()), path.relative_to(ROOT)
+
+
+def test_what_the_package_exports_is_there() -> None:
+    assert all(hasattr(varfast, name) for name in varfast.__all__)
