@@ -24,6 +24,15 @@
 
 VF_BEGIN
 
+// Asks for the cache lines of `count` values from p on.
+template <class T>
+VF_HD void prefetch(const T* p, int64_t count) {
+#ifndef __CUDACC__
+  const char* line = reinterpret_cast<const char*>(p);
+  for (int64_t at = 0; at < count * static_cast<int64_t>(sizeof(T)); at += 64) __builtin_prefetch(line + at);
+#endif
+}
+
 VF_HD F32 operator-(F32 a) { return splat(0.0f) - a; }
 
 // Lanes [0, n) of a longer row: whole vectors need no mask.

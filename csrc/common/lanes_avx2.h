@@ -107,6 +107,7 @@ VF_HD Mask first_lanes(int64_t n) {
   return {_mm256_castsi256_ps(low_mask(n >= kLanes ? kLanes : static_cast<int>(n)))};
 }
 VF_HD uint32_t lane_bits(Mask m) { return static_cast<uint32_t>(_mm256_movemask_ps(m.v)); }
+VF_HD bool all(Mask m) { return lane_bits(m) == 0xff; }
 VF_HD bool any(Mask m) { return lane_bits(m) != 0; }
 VF_HD int count(Mask m) { return __builtin_popcount(lane_bits(m)); }
 VF_HD F32 select(Mask m, F32 a, F32 b) { return {_mm256_blendv_ps(b.v, a.v, m.v)}; }
@@ -193,6 +194,16 @@ VF_HD F32 to_f32(U32 a) {  // the two halves are exact, their sum is rounded onc
   const __m256 low = _mm256_cvtepi32_ps(_mm256_and_si256(a.v, _mm256_set1_epi32(0xffff)));
   const __m256 high = _mm256_cvtepi32_ps(_mm256_srli_epi32(a.v, 16));
   return {_mm256_fmadd_ps(high, _mm256_set1_ps(65536.0f), low)};
+}
+
+// The even and the odd ones of 2 * kLanes values.
+VF_HD void deinterleave(const float* p, F32* even, F32* odd) {
+  const __m256 low = _mm256_loadu_ps(p), high = _mm256_loadu_ps(p + 8);
+  const auto in_order = [](__m256 x) {  // from the shuffles' order by halves
+    return _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(x), 0xd8));
+  };
+  even->v = in_order(_mm256_shuffle_ps(low, high, 0x88));
+  odd->v = in_order(_mm256_shuffle_ps(low, high, 0xdd));
 }
 
 VF_HD U64Sum zero_wide() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }

@@ -95,6 +95,7 @@ VF_HD Mask operator&(Mask a, Mask b) { return {static_cast<__mmask16>(a.v & b.v)
 VF_HD Mask operator|(Mask a, Mask b) { return {static_cast<__mmask16>(a.v | b.v)}; }
 VF_HD Mask operator~(Mask a) { return {static_cast<__mmask16>(~a.v)}; }
 VF_HD Mask first_lanes(int64_t n) { return {n >= 16 ? static_cast<__mmask16>(0xffff) : low_bits(n > 0 ? n : 0)}; }
+VF_HD bool all(Mask m) { return m.v == 0xffff; }
 VF_HD bool any(Mask m) { return m.v != 0; }
 VF_HD int count(Mask m) { return __builtin_popcount(m.v); }
 VF_HD uint32_t lane_bits(Mask m) { return m.v; }
@@ -147,6 +148,14 @@ VF_HD U32 mul_high(U32 a, U32 b) {
 }
 VF_HD U32 as_u32(I32 a) { return {a.v}; }
 VF_HD F32 to_f32(U32 a) { return {_mm512_cvtepu32_ps(a.v)}; }
+
+// The even and the odd ones of 2 * kLanes values.
+VF_HD void deinterleave(const float* p, F32* even, F32* odd) {
+  const __m512 low = _mm512_loadu_ps(p), high = _mm512_loadu_ps(p + 16);
+  const __m512i at = _mm512_add_epi32(iota().v, iota().v);
+  even->v = _mm512_permutex2var_ps(low, at, high);
+  odd->v = _mm512_permutex2var_ps(low, _mm512_add_epi32(at, _mm512_set1_epi32(1)), high);
+}
 
 VF_HD U64Sum zero_wide() { return {_mm512_setzero_si512(), _mm512_setzero_si512()}; }
 VF_HD U64Sum add_wide(U64Sum acc, U32 x) {

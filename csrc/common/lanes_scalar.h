@@ -70,6 +70,7 @@ VF_HD Mask operator&(Mask a, Mask b) { return {a.v && b.v}; }
 VF_HD Mask operator|(Mask a, Mask b) { return {a.v || b.v}; }
 VF_HD Mask operator~(Mask a) { return {!a.v}; }
 VF_HD Mask first_lanes(int64_t n) { return {n > 0}; }
+VF_HD bool all(Mask m) { return m.v; }
 VF_HD bool any(Mask m) { return m.v; }
 VF_HD int count(Mask m) { return m.v ? 1 : 0; }
 VF_HD uint32_t lane_bits(Mask m) { return m.v ? 1u : 0u; }
@@ -125,6 +126,12 @@ VF_HD U32 mul_low(U32 a, U32 b) { return {a.v * b.v}; }
 VF_HD U32 mul_high(U32 a, U32 b) { return {static_cast<uint32_t>((static_cast<uint64_t>(a.v) * b.v) >> 32)}; }
 VF_HD U32 as_u32(I32 a) { return {static_cast<uint32_t>(a.v)}; }
 VF_HD F32 to_f32(U32 a) { return {static_cast<float>(a.v)}; }
+
+// The even and the odd ones of 2 * kLanes values.
+VF_HD void deinterleave(const float* p, F32* even, F32* odd) {
+  even->v = p[0];
+  odd->v = p[1];
+}
 
 VF_HD U64Sum zero_wide() { return {0}; }
 VF_HD U64Sum add_wide(U64Sum acc, U32 x) { return {acc.v + x.v}; }

@@ -78,64 +78,93 @@ Matrix interpolation(int64_t n, int64_t m, const std::string& mode) {
   return out;
 }
 
+struct Term {
+  Matrix along_h, along_w;
+  bool sparse;
+};
+
 struct Operator {
   std::vector<float> matrix, along_h, along_w;
+  std::vector<int32_t> span_h, span_w;
   PriorPlan plan;
 };
 
-// The separable form costs about terms * (m_h + m_w) multiplications a value, the matrix m_h * m_w. Up to 64 sources
-// (8 x 8) the matrix is the cheaper or within 1.2x of it, and simpler on every device.
+void append_transposed(const Matrix& from, std::vector<float>& to) {
+  for (int64_t k = 0; k < from.cols; ++k) {
+    for (int64_t i = 0; i < from.rows; ++i) to.push_back(static_cast<float>(from(i, k)));
+  }
+}
+
+void append_spans(const Matrix& from, std::vector<int32_t>& to) {
+  for (int64_t i = 0; i < from.rows; ++i) {
+    int64_t first = 0, last = from.cols;
+    while (first + 1 < last && from(i, first) == 0) ++first;
+    while (last - 1 > first && from(i, last - 1) == 0) --last;
+    to.push_back(static_cast<int32_t>(first));
+    to.push_back(static_cast<int32_t>(last));
+  }
+}
+
+// The separable form costs about 2 * (m_h + m_w) multiplications a value, the matrix m_h * m_w. Up to 64 sources
+// (8 x 8) the matrix is the cheaper or within 2x of it, and simpler on every device.
 constexpr int64_t kDenseSources = 64;
+
+std::vector<Term> make_terms(const PriorSpec& spec) {
+  const auto [m_h, m_w] = spec.prev_hw;
+  const auto [h, w] = spec.hw;
+  const auto resample = [&](const std::string& mode) {
+    return Term{interpolation(h, m_h, mode), interpolation(w, m_w, mode), mode != "mean"};
+  };
+  if (spec.prior == "mean") return {resample("mean")};
+  if (spec.prev_hw == spec.hw) return {resample("nearest")};  // exact, where rounding would leave 1e-8
+  if (spec.prior != "dse") return {resample(spec.prior)};
+  const Term u = resample(spec.interp);
+  const auto side = [](int64_t n, int64_t m, int64_t c, const Matrix& interpolated) {
+    const Matrix d = dct(n, c);
+    const Matrix a = transposed_product(d, dct(m, c), std::sqrt(static_cast<double>(n) / static_cast<double>(m)));
+    return std::pair(a, transposed_product(transposed_product(d, d, 1.0), interpolated, 1.0));  // R is symmetric
+  };
+  const auto [a_h, ru_h] = side(h, m_h, spec.cutoff[0], u.along_h);
+  auto [a_w, ru_w] = side(w, m_w, spec.cutoff[1], u.along_w);
+  for (double& x : ru_w.data) x = -x;
+  return {{a_h, a_w, false}, {ru_h, ru_w, false}, u};
+}
 
 std::unique_ptr<Operator> make(const PriorSpec& spec) {
   const auto [m_h, m_w] = spec.prev_hw;
   const auto [h, w] = spec.hw;
-  std::vector<std::pair<Matrix, Matrix>> terms;
-  if (spec.prev_hw == spec.hw && spec.prior != "mean") {  // exact, where rounding would leave 1e-8
-    terms.emplace_back(interpolation(h, m_h, "nearest"), interpolation(w, m_w, "nearest"));
-  } else if (spec.prior == "dse") {
-    const auto side = [&](int64_t n, int64_t m, int64_t c) {
-      const Matrix d = dct(n, c);
-      const Matrix u = interpolation(n, m, spec.interp);
-      const Matrix a = transposed_product(d, dct(m, c), std::sqrt(static_cast<double>(n) / static_cast<double>(m)));
-      // R U = (R^T) U, R being symmetric
-      return std::tuple(a, u, transposed_product(transposed_product(d, d, 1.0), u, 1.0));
-    };
-    auto [a_h, u_h, ru_h] = side(h, m_h, spec.cutoff[0]);
-    auto [a_w, u_w, ru_w] = side(w, m_w, spec.cutoff[1]);
-    for (double& x : ru_w.data) x = -x;
-    terms.emplace_back(a_h, a_w);
-    terms.emplace_back(u_h, u_w);
-    terms.emplace_back(ru_h, ru_w);
-  } else {
-    terms.emplace_back(interpolation(h, m_h, spec.prior), interpolation(w, m_w, spec.prior));
-  }
-
+  const std::vector<Term> terms = make_terms(spec);
   auto out = std::make_unique<Operator>();
-  out->plan = {static_cast<int32_t>(m_h), static_cast<int32_t>(m_w), static_cast<int32_t>(h), static_cast<int32_t>(w),
-               0, nullptr, nullptr, nullptr};
+  PriorPlan& plan = out->plan;
+  plan = {};
+  plan.m_h = static_cast<int32_t>(m_h);
+  plan.m_w = static_cast<int32_t>(m_w);
+  plan.h = static_cast<int32_t>(h);
+  plan.w = static_cast<int32_t>(w);
   if (m_h * m_w <= kDenseSources) {
-    for (int64_t i = 0; i < h; ++i) {
-      for (int64_t j = 0; j < w; ++j) {
-        for (int64_t r = 0; r < m_h; ++r) {
-          for (int64_t c = 0; c < m_w; ++c) {
-            double sum = 0;
-            for (const auto& [along_h, along_w] : terms) sum += along_h(i, r) * along_w(j, c);
-            out->matrix.push_back(static_cast<float>(sum));
-          }
-        }
+    Matrix matrix(h * w, m_h * m_w);
+    for (const Term& term : terms) {
+      for (int64_t p = 0; p < h * w; ++p) {
+        for (int64_t s = 0; s < m_h * m_w; ++s) matrix(p, s) += term.along_h(p / w, s / m_w) * term.along_w(p % w, s % m_w);
       }
     }
+    append_transposed(matrix, out->matrix);
   } else {
-    out->plan.terms = static_cast<int32_t>(terms.size());
-    for (const auto& [along_h, along_w] : terms) {
-      for (double x : along_h.data) out->along_h.push_back(static_cast<float>(x));
-      for (double x : along_w.data) out->along_w.push_back(static_cast<float>(x));
+    for (const Term& term : terms) {
+      append_transposed(term.along_h, out->along_h);
+      append_transposed(term.along_w, out->along_w);
+      if (term.sparse) {
+        append_spans(term.along_h, out->span_h);
+        append_spans(term.along_w, out->span_w);
+      }
+      (term.sparse ? plan.sparse : plan.dense) += 1;
     }
   }
-  out->plan.matrix = out->matrix.data();
-  out->plan.along_h = out->along_h.data();
-  out->plan.along_w = out->along_w.data();
+  plan.matrix = out->matrix.data();
+  plan.along_h = out->along_h.data();
+  plan.along_w = out->along_w.data();
+  plan.span_h = out->span_h.data();
+  plan.span_w = out->span_w.data();
   return out;
 }
 

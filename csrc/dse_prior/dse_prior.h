@@ -18,13 +18,14 @@ constexpr int kVecs = kTile / kLanes;
 // Rows of the product kept in registers: rows * vectors = 16 accumulators of AVX-512's 32 registers, 8 of AVX2's 16.
 constexpr int kBlock = kLanes == 16 ? 8 : kLanes == 8 ? 2 : 1;
 
-// out[p, :] = sum_t sum_k coef[t, p, k] x[t, k, :] for P rows p, by fma, t outermost, both ascending.
+// out[p, :] = sum_t sum_k coef[t, k, p] x[t, k, :], one chain of fma's: the dense terms, then the sparse ones.
 struct Mix {
   const float* coef;
-  int64_t coef_term, coef_row;  // strides in floats
+  int64_t coef_term, targets;  // strides in floats, of a term and of a source
   const float* x;
   int64_t x_term, x_row;
-  int terms, inner;
+  int dense, sparse, sources;
+  const int32_t* spans;  // (sparse, targets, 2)
 };
 
 template <int P>
@@ -33,53 +34,75 @@ VF_HD void mix_rows(const Mix& mix, int p0, float* out, int64_t out_row) {
   for (int p = 0; p < P; ++p) {
     for (int v = 0; v < kVecs; ++v) acc[p][v] = splat(0.0f);
   }
-  for (int t = 0; t < mix.terms; ++t) {
-    const float* coef = mix.coef + t * mix.coef_term + p0 * mix.coef_row;
+  for (int t = 0; t < mix.dense; ++t) {
+    const float* coef = mix.coef + t * mix.coef_term + p0;
     const float* x = mix.x + t * mix.x_term;
-    for (int k = 0; k < mix.inner; ++k) {
+    for (int k = 0; k < mix.sources; ++k, coef += mix.targets, x += mix.x_row) {
       F32 source[kVecs];
-      for (int v = 0; v < kVecs; ++v) source[v] = load(x + k * mix.x_row + v * kLanes);
+      for (int v = 0; v < kVecs; ++v) source[v] = load(x + v * kLanes);
       for (int p = 0; p < P; ++p) {
-        const F32 c = splat(coef[p * mix.coef_row + k]);
-        for (int v = 0; v < kVecs; ++v) acc[p][v] = fma(c, source[v], acc[p][v]);
+        for (int v = 0; v < kVecs; ++v) acc[p][v] = fma(splat(coef[p]), source[v], acc[p][v]);
+      }
+    }
+  }
+  for (int t = 0; t < mix.sparse; ++t) {
+    const float* coef = mix.coef + (mix.dense + t) * mix.coef_term + p0;
+    const float* x = mix.x + (mix.dense + t) * mix.x_term;
+    const int32_t* span = mix.spans + 2 * (t * mix.targets + p0);
+    for (int p = 0; p < P; ++p) {
+      for (int k = span[2 * p]; k < span[2 * p + 1]; ++k) {
+        const F32 c = splat(coef[k * mix.targets + p]);
+        for (int v = 0; v < kVecs; ++v) acc[p][v] = fma(c, load(x + k * mix.x_row + v * kLanes), acc[p][v]);
       }
     }
   }
   for (int p = 0; p < P; ++p) {
-    for (int v = 0; v < kVecs; ++v) store(out + (p0 + p) * out_row + v * kLanes, acc[p][v]);
+    for (int v = 0; v < kVecs; ++v) store(out + p * out_row + v * kLanes, acc[p][v]);
   }
 }
 
-VF_HD void mix_all(const Mix& mix, int rows, float* out, int64_t out_row) {
+VF_HD void mix_all(const Mix& mix, int first, int rows, float* out, int64_t out_row) {
   int p = 0;
-  for (; p + kBlock <= rows; p += kBlock) mix_rows<kBlock>(mix, p, out, out_row);
-  for (; p < rows; ++p) mix_rows<1>(mix, p, out, out_row);
+  for (; p + kBlock <= rows; p += kBlock) mix_rows<kBlock>(mix, first + p, out + p * out_row, out_row);
+  for (; p < rows; ++p) mix_rows<1>(mix, first + p, out + p * out_row, out_row);
 }
 
-// Which channels of the tile have a prior.
+// Which channels of a tile have a prior.
 struct TileFlags {
   Mask none[kVecs], poison[kVecs];
 };
 
-// Gathers prev[s, 0:width] for all sources s into x[s, kTile], zeros in place of what is not finite.
+// Rows ahead of the one in use that are asked for: rows of 4096 channels lie 16 KiB apart, out of the prefetcher's
+// reach. Four cover the 100 ns of memory at the 30 ns that a row's 512 bytes take.
+constexpr int kAhead = 4;
+
+// Gathers prev[s, 0:width] for all sources s into x[tile, s, kTile], zeros in place of what is not finite.
 template <class T>
-VF_HD TileFlags gather_prev(const T* prev, int64_t row_stride, int sources, int64_t width, float* x) {
-  TileFlags flags;
+VF_HD void gather_prev(const T* prev, int64_t row_stride, int sources, int64_t width, float* x, TileFlags* flags) {
   const F32 infinity = splat(std::numeric_limits<float>::infinity());
   const Mask nothing = lt(infinity, infinity);
-  for (int v = 0; v < kVecs; ++v) flags.none[v] = flags.poison[v] = nothing;
+  for (int64_t i = 0; i < width; i += kLanes) {
+    flags[i / kTile].none[i % kTile / kLanes] = flags[i / kTile].poison[i % kTile / kLanes] = nothing;
+  }
   for (int s = 0; s < sources; ++s) {
-    for (int v = 0; v < kVecs; ++v) {
-      const int64_t left = width - v * kLanes;
-      const F32 value = left > 0 ? load_upto(prev + s * row_stride + v * kLanes, left) : splat(0.0f);
+    const T* row = prev + s * row_stride;
+    if (s + kAhead < sources) prefetch(row + kAhead * row_stride, width);
+    for (int64_t i = 0; i < (width + kTile - 1) / kTile * kTile; i += kLanes) {
+      const F32 value = i < width ? load_upto(row + i, width - i) : splat(0.0f);
+      float* to = x + (i / kTile * sources + s) * kTile + i % kTile;
+      const Mask finite = eq(value - value, splat(0.0f));
+      if (all(finite)) {
+        store(to, value);
+        continue;
+      }
+      TileFlags& flag = flags[i / kTile];
+      const int v = static_cast<int>(i % kTile / kLanes);
       const Mask none = eq(value, -infinity);
-      const Mask poison = is_nan(value) | eq(value, infinity);
-      flags.none[v] = flags.none[v] | none;
-      flags.poison[v] = flags.poison[v] | poison;
-      store(x + s * kTile + v * kLanes, select(none | poison, splat(0.0f), value));
+      flag.none[v] = flag.none[v] | none;
+      flag.poison[v] = flag.poison[v] | (~finite & ~none);
+      store(to, select(finite, value, splat(0.0f)));
     }
   }
-  return flags;
 }
 
 VF_HD F32 flagged(const TileFlags& flags, int v, F32 prior) {
@@ -90,36 +113,36 @@ VF_HD F32 flagged(const TileFlags& flags, int v, F32 prior) {
 
 // Floats of scratch that prior_block needs for a group of rows.
 VF_HD int64_t prior_scratch(const PriorPlan& plan, int rows) {
-  return static_cast<int64_t>(plan.terms) * rows * plan.m_w * kTile;
+  return static_cast<int64_t>(plan.dense + plan.sparse) * rows * plan.m_w * kTile;
 }
 
 // The prior of columns [col0, col0 + cols) of grid rows [row0, row0 + rows), flags not yet applied:
 // out[((i - row0) * cols + j - col0) * out_row + lane].
 VF_HD void prior_block(const PriorPlan& plan, const float* x, int row0, int rows, int col0, int cols, float* scratch,
                        float* out, int64_t out_row) {
-  if (plan.terms == 0) {
-    const int sources = plan.m_h * plan.m_w;
-    const bool whole = cols == plan.w;  // then its positions lie side by side in the matrix
+  const int terms = plan.dense + plan.sparse;
+  if (terms == 0) {
+    const Mix mix{plan.matrix, 0, static_cast<int64_t>(plan.h) * plan.w, x, 0, kTile, 1, 0, plan.m_h * plan.m_w, nullptr};
+    const bool whole = cols == plan.w;  // then the block's positions follow one another
     for (int i = 0; i < (whole ? 1 : rows); ++i) {
-      const float* matrix = plan.matrix + (static_cast<int64_t>(row0 + i) * plan.w + col0) * sources;
-      mix_all({matrix, 0, sources, x, 0, kTile, 1, sources}, whole ? rows * cols : cols, out + i * cols * out_row,
-              out_row);
+      mix_all(mix, (row0 + i) * plan.w + col0, whole ? rows * cols : cols, out + i * cols * out_row, out_row);
     }
     return;
   }
   const int64_t line = static_cast<int64_t>(plan.m_w) * kTile;
-  for (int t = 0; t < plan.terms; ++t) {
-    const float* coef = plan.along_h + (static_cast<int64_t>(t) * plan.h + row0) * plan.m_h;
+  for (int t = 0; t < terms; ++t) {
+    const float* coef = plan.along_h + static_cast<int64_t>(t) * plan.m_h * plan.h;
+    const bool sparse = t >= plan.dense;
+    const int32_t* spans = sparse ? plan.span_h + 2 * (t - plan.dense) * plan.h : nullptr;
     for (int j = 0; j < plan.m_w; ++j) {
-      mix_all({coef, 0, plan.m_h, x + j * kTile, 0, line, 1, plan.m_h}, rows, scratch + t * rows * line + j * kTile,
-              line);
+      const Mix mix{coef, 0, plan.h, x + j * kTile, 0, line, sparse ? 0 : 1, sparse ? 1 : 0, plan.m_h, spans};
+      mix_all(mix, row0, rows, scratch + t * rows * line + j * kTile, line);
     }
   }
-  const float* along_w = plan.along_w + static_cast<int64_t>(col0) * plan.m_w;
   for (int i = 0; i < rows; ++i) {
-    mix_all({along_w, static_cast<int64_t>(plan.w) * plan.m_w, plan.m_w, scratch + i * line, rows * line, kTile,
-             plan.terms, plan.m_w},
-            cols, out + static_cast<int64_t>(i) * cols * out_row, out_row);
+    const Mix mix{plan.along_w, static_cast<int64_t>(plan.m_w) * plan.w, plan.w, scratch + i * line, rows * line, kTile,
+                  plan.dense, plan.sparse, plan.m_w, plan.span_w};
+    mix_all(mix, col0, cols, out + static_cast<int64_t>(i) * cols * out_row, out_row);
   }
 }
 

@@ -36,7 +36,8 @@ void dse_prior_tile(const DsePriorArgs& args, int64_t image, int64_t c0, float* 
   float* prior = x + static_cast<int64_t>(sources) * kTile;
   float* between = prior + static_cast<int64_t>(kPriorGroup) * plan.w * kTile;
   const T* prev = static_cast<const T*>(args.prev) + image * args.batch_stride + c0;
-  const TileFlags flags = gather_prev(prev, args.row_stride, sources, width, x);
+  TileFlags flags;
+  gather_prev(prev, args.row_stride, sources, width, x, &flags);
   for (int row = 0; row < plan.h; row += kPriorGroup) {
     const int rows = plan.h - row < kPriorGroup ? plan.h - row : kPriorGroup;
     prior_block(plan, x, row, rows, 0, plan.w, between, prior, kTile);

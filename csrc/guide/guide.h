@@ -19,13 +19,8 @@ struct PrevSpan {
 
 template <class T>
 VF_HD void gather_span(const GuideArgs& args, int64_t image, int64_t c0, int64_t width, PrevSpan& span) {
-  const int sources = args.plan.m_h * args.plan.m_w;
   const T* prev = static_cast<const T*>(args.prev.data) + image * args.prev.batch_stride + c0;
-  for (int sub = 0; sub * kTile < width; ++sub) {
-    const int64_t left = width - sub * kTile;
-    span.flags[sub] = gather_prev(prev + sub * kTile, args.prev.row_stride, sources, left < kTile ? left : kTile,
-                                  span.x + static_cast<int64_t>(sub) * sources * kTile);
-  }
+  gather_prev(prev, args.prev.row_stride, args.plan.m_h * args.plan.m_w, width, span.x, span.flags);
 }
 
 // A block of the target grid: `rows` whole or partial grid rows.
@@ -45,6 +40,16 @@ VF_HD void span_prior(const PriorPlan& plan, const PrevSpan& span, int64_t width
     prior_block(plan, span.x + sub * sources * kTile, block.row0, block.rows, block.col0, block.cols, scratch,
                 out + sub * kTile, kSpan);
   }
+}
+
+// Asks for the inputs of a position that is to be combined soon.
+template <class T>
+VF_HD void prefetch_position(const GuideArgs& args, int64_t image, int64_t position, int64_t c0, int64_t width) {
+  const auto ask = [&](const MapView& map) {
+    prefetch(static_cast<const T*>(map.data) + image * map.batch_stride + position * map.row_stride + c0, width);
+  };
+  ask(args.cond);
+  if (args.uncond.data != nullptr) ask(args.uncond);
 }
 
 template <class T, bool kUncond, bool kPrior, class Sink>

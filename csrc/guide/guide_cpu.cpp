@@ -50,7 +50,11 @@ void guide_span(const GuideTask& task, int64_t image, int64_t c0, float* scratch
   for (int row = 0; row < plan.h; row += kGuideRows) {
     const Block block{row, plan.h - row < kGuideRows ? plan.h - row : kGuideRows, 0, plan.w};
     span_prior(plan, span, width, block, between, prior);
-    for (int at = 0; at < block.rows * block.cols; ++at) {
+    const int positions = block.rows * block.cols;
+    for (int at = 0; at < positions; ++at) {
+      if (at + kAhead < positions) {
+        prefetch_position<T>(args, image, block_position(block, plan.w, at + kAhead), c0, width);
+      }
       combine<T>(args, image, block_position(block, plan.w, at), c0, width, prior + static_cast<int64_t>(at) * kSpan,
                  span.flags, sink);
     }

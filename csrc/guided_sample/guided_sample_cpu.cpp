@@ -18,7 +18,7 @@ struct GuidedSampleTask {
 VF_DECLARE_KERNEL(void, guided_sample_tasks, (const GuidedSampleTask&, int64_t begin, int64_t end, float* scratch))
 
 #include "guide/guide.h"
-#include "sample/sample.h"
+#include "sample/pairs.h"
 
 VF_BEGIN
 
@@ -61,6 +61,9 @@ void guided_block(const GuidedSampleTask& task, int64_t image, const Block& bloc
       gather_span<T>(args, image, c0, width, span);
       span_prior(plan, span, width, block, between, prior);
       for (int at = 0; at < positions; ++at) {
+        if (at + kAhead < positions) {
+          prefetch_position<T>(args, image, block_position(block, plan.w, at + kAhead), c0, width);
+        }
         sink.at = at;
         combine<T>(args, image, block_position(block, plan.w, at), c0, width,
                    prior + static_cast<int64_t>(at) * kSpan, span.flags, sink);
@@ -74,6 +77,10 @@ void guided_block(const GuidedSampleTask& task, int64_t image, const Block& bloc
     if (!with_prior) {
       sink.at = at;
       combine<T>(args, image, position, 0, args.channels, nullptr, nullptr, sink);
+    }
+    if (vocab == 2 && task.sample.logprobs == nullptr) {
+      sample_pairs(guided + at * stride, task.groups, rule, task.sample, image, position * task.groups);
+      continue;
     }
     for (int64_t group = 0; group < task.groups; ++group) {
       sample_row(guided + at * stride + group * vocab, vocab, rule,
@@ -110,7 +117,7 @@ namespace varfast {
 namespace {
 
 // 3 MiB of guided logits leave a quarter of the 4 MiB that a thread may take to everything else.
-constexpr int64_t kGuidedFloats = 3 * 1024 * 1024 / 4;
+constexpr int64_t kGuidedFloats = 3072 * 1024 / 4;
 
 // How an image's positions are cut into blocks: whole grid rows where they fit (the prior's work along the height is
 // shared by a row), parts of one where not even a single row fits; small enough to give every thread some.

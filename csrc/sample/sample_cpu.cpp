@@ -3,7 +3,7 @@
 
 VF_DECLARE_KERNEL(void, sample_tasks, (const SampleTask&, int64_t begin, int64_t end, uint32_t* scratch))
 
-#include "sample/sample.h"
+#include "sample/pairs.h"
 
 VF_BEGIN
 namespace {
@@ -28,10 +28,34 @@ void sample_rows(const SampleTask& task, int64_t begin, int64_t end, uint32_t* s
   }
 }
 
+// Rows of two, a block of pairs at a time so that strided and 16-bit ones can be laid side by side.
+template <class T>
+void sample_pair_rows(const SampleTask& task, int64_t begin, int64_t end) {
+  constexpr int64_t kPairs = 64;
+  alignas(64) float pairs[2 * kPairs + 2 * kLanes] = {};
+  const SampleArgs& args = task.sample;
+  for (int64_t at = begin; at < end;) {
+    const int64_t image = at / args.rows, row = at % args.rows;
+    int64_t n = end - at < kPairs ? end - at : kPairs;
+    n = args.rows - row < n ? args.rows - row : n;
+    const T* logits = static_cast<const T*>(task.logits) + image * task.batch_stride + row * task.row_stride;
+    for (int64_t i = 0; i < n; ++i) {
+      pairs[2 * i] = to_float(logits[i * task.row_stride]);
+      pairs[2 * i + 1] = to_float(logits[i * task.row_stride + 1]);
+    }
+    sample_pairs(pairs, n, row_rule(args, image), args, image, row);
+    at += n;
+  }
+}
+
 }  // namespace
 
 void sample_tasks(const SampleTask& task, int64_t begin, int64_t end, uint32_t* scratch) {
-  VF_FOR_DTYPE(task.dtype, T, sample_rows<T>(task, begin, end, scratch));
+  if (task.sample.vocab == 2 && task.sample.logprobs == nullptr) {
+    VF_FOR_DTYPE(task.dtype, T, sample_pair_rows<T>(task, begin, end));
+  } else {
+    VF_FOR_DTYPE(task.dtype, T, sample_rows<T>(task, begin, end, scratch));
+  }
 }
 
 VF_END
