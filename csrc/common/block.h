@@ -20,7 +20,7 @@ VF_DEVICE T block_reduce(T value, Op op, const view<T>& slots) {
   return value;
 }
 
-// The sum over this and all earlier threads. `slots` as above.
+// The sum over this and all earlier threads. `slots` as above, but free again only after the caller's next barrier.
 template <class T>
 VF_DEVICE T block_running_sum(T value, const view<T>& slots) {
   for (int by = 1; by < 32; by <<= 1) {
@@ -30,7 +30,6 @@ VF_DEVICE T block_running_sum(T value, const view<T>& slots) {
   if (lane() == 31) slots[warp()] = value;
   barrier();
   for (int w = 0; w < warp(); ++w) value += slots[w];
-  barrier();
   return value;
 }
 

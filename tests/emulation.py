@@ -1,0 +1,40 @@
+"""Builds stand-alone programs that run CUDA kernels through csrc/simt, and runs them."""
+
+import hashlib
+import os
+import subprocess
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+FLAGS = ["-std=c++20", "-O1", "-g", "-DVF_SIMT", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror"]
+FAULT = 70  # exit code of csrc/simt's reports
+
+
+def build(source: Path, *flags: str, kernels: Path = ROOT / "csrc", cache: Path = ROOT / "build" / "simt") -> Path:
+    """Compiles `source` once per content of the folders that it may include; returns the program."""
+    folders = [kernels, ROOT / "tests" / "simt"]
+    digest = hashlib.sha256(" ".join([*FLAGS, *flags]).encode())
+    for folder in folders:
+        for file in sorted(p for p in folder.rglob("*") if p.suffix in (".h", ".cu", ".cpp")):
+            digest.update(file.read_bytes())
+    cache.mkdir(parents=True, exist_ok=True)
+    program = cache / f"{source.stem}-{digest.hexdigest()[:16]}"
+    if not program.exists():
+        scratch = program.with_name(f"{program.name}.{os.getpid()}")
+        command = [os.environ.get("CXX", "g++"), *FLAGS, *flags, *(f"-I{folder}" for folder in folders), str(source)]
+        subprocess.run([*command, "-o", str(scratch)], check=True, timeout=300)
+        scratch.replace(program)
+    return program
+
+
+def run(program: Path, *arguments: str, timeout: float = 300) -> subprocess.CompletedProcess:
+    return subprocess.run([str(program), *arguments], capture_output=True, text=True, timeout=timeout, check=False)
+
+
+def call(program: Path, data: bytes, folder: Path) -> bytes:
+    """Hands `data` to the program and returns what it writes; anything it complains of is a failure."""
+    given, results = folder / "in", folder / "out"
+    given.write_bytes(data)
+    done = run(program, str(given), str(results))
+    assert done.returncode == 0, done.stderr[-4000:]
+    return results.read_bytes()

@@ -1,0 +1,42 @@
+// How an emulated test program gets its arrays from pytest and hands its results back: raw numbers in two files.
+#pragma once
+
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <vector>
+
+class Files {
+ public:
+  Files(const char* in, const char* out) : in_(std::fopen(in, "rb")), out_(std::fopen(out, "wb")) {
+    if (in_ == nullptr || out_ == nullptr) fail("cannot open");
+  }
+  ~Files() {
+    std::fclose(in_);
+    std::fclose(out_);
+  }
+  Files(const Files&) = delete;
+  Files& operator=(const Files&) = delete;
+
+  template <class T>
+  std::vector<T> read(int64_t count) {
+    std::vector<T> values(static_cast<std::size_t>(count));
+    if (std::fread(values.data(), sizeof(T), values.size(), in_) != values.size()) fail("input is too short");
+    return values;
+  }
+  template <class T>
+  T read() {
+    return read<T>(1)[0];
+  }
+  template <class T>
+  void write(const std::vector<T>& values) {
+    if (std::fwrite(values.data(), sizeof(T), values.size(), out_) != values.size()) fail("cannot write");
+  }
+
+ private:
+  [[noreturn]] static void fail(const char* why) {
+    std::fprintf(stderr, "%s\n", why);
+    std::exit(1);
+  }
+  std::FILE *in_, *out_;
+};

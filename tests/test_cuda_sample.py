@@ -1,0 +1,129 @@
+"""The CUDA kernel of sample, run on the CPU by csrc/simt: exactly the CPU kernel's tokens, and no fault."""
+
+import random
+import re
+import shutil
+import struct
+from pathlib import Path
+
+import emulation
+import numpy as np
+import pytest
+import torch
+from samples import ADVERSARIAL
+from torch import Tensor
+
+import varfast  # noqa: F401
+
+SOURCE = emulation.ROOT / "tests" / "simt" / "sample.cpp"
+DTYPES = [torch.float32, torch.float16, torch.bfloat16]
+
+
+def run_kernel(program: Path, folder: Path, logits: Tensor, seeds: Tensor, positions: Tensor, setting: dict) -> tuple:
+    batch, rows, vocab = logits.shape
+    s = setting
+    data = struct.pack("<Q", s["seed"])
+    data += struct.pack("<5q", s["threads"], batch, rows, vocab, DTYPES.index(logits.dtype))
+    data += struct.pack("<5q", s["stream"], s["purpose"], s["temperature_last"], s["top_k"], s["draws"])
+    data += struct.pack("<2d", s["top_p"], s["min_p"]) + s["temperature"].numpy().tobytes()
+    data += seeds.numpy().tobytes() + positions.numpy().tobytes()
+    data += logits.contiguous().view(torch.int16 if logits.element_size() == 2 else torch.int32).numpy().tobytes()
+    out = emulation.call(program, data, folder)
+    count = batch * rows
+    sizes = [count * s["draws"] * 8, count * s["draws"] * 4, count * 4, count * 4]
+    parts, at = [], 0
+    for size, dtype in zip(sizes, (np.int64, np.float32, np.int32, np.float32), strict=True):
+        parts.append(torch.from_numpy(np.frombuffer(out[at : at + size], dtype).copy()))
+        at += size
+    shape = (batch, rows, s["draws"])
+    return parts[0].view(shape), parts[1].view(shape), parts[2].view(batch, rows), parts[3].view(batch, rows)
+
+
+def make_setting(rng: random.Random, vocab: int, batch: int) -> dict:
+    return {
+        "seed": rng.randrange(2**32),
+        "threads": rng.choice([32, 64, 96]),
+        "stream": rng.randrange(12),
+        "purpose": rng.choice([0, 4]),
+        "temperature_last": rng.random() < 0.3,
+        "temperature": torch.tensor([rng.choice([0.0, 1e-6, 0.7, 1.0]) for _ in range(batch)], dtype=torch.float64),
+        "top_k": rng.choice([0, 1, vocab // 2 + 1, vocab, vocab + 1]),
+        "top_p": rng.choice([0.0, 1e-6, 0.5, 0.96, 1.0]),
+        "min_p": rng.choice([0.0, 0.0, 0.05, 1.0]),
+        "draws": rng.choice([1, 3, 40]),
+    }
+
+
+def check(program: Path, folder: Path, logits: Tensor, setting: dict) -> None:
+    batch, rows, _ = logits.shape
+    seeds = torch.arange(batch) * 7919 - 2**40
+    positions = torch.arange(rows) * 3 + 2**31
+    s = setting
+    ours = run_kernel(program, folder, logits, seeds, positions, s)
+    want = torch.ops.varfast.sample(
+        logits, seeds, positions, s["stream"], s["purpose"], 0.0, s["temperature"], s["temperature_last"],
+        s["top_k"], s["top_p"], None, s["min_p"], None, s["draws"], True,
+    )  # fmt: skip
+    assert torch.equal(ours[0], want[0]), s
+    assert torch.equal(ours[2], want[2]), s
+    torch.testing.assert_close(ours[1], want[1], atol=1e-6, rtol=1e-6, equal_nan=True)
+    torch.testing.assert_close(ours[3], want[3], atol=1e-6, rtol=1e-6, equal_nan=True)
+
+
+@pytest.fixture(scope="module")
+def program() -> Path:
+    return emulation.build(SOURCE)
+
+
+@pytest.mark.parametrize("vocab", [1, 2, 31, 33, 256, 1000])
+def test_tokens_of_the_cpu_kernel(program: Path, tmp_path: Path, vocab: int) -> None:
+    rng, g = random.Random(vocab), torch.Generator().manual_seed(vocab)
+    for dtype in DTYPES:
+        logits = (torch.randn(2, 12, vocab, generator=g) * rng.choice([1, 4, 20])).to(dtype)
+        check(program, tmp_path, logits, make_setting(rng, vocab, 2))
+
+
+@pytest.mark.parametrize("vocab", [7, 70])
+def test_adversarial_rows(program: Path, tmp_path: Path, vocab: int) -> None:
+    rng, g = random.Random(vocab), torch.Generator().manual_seed(vocab)
+    rows = torch.stack([make(vocab, g) for make in ADVERSARIAL.values()])[None]
+    for _ in range(6):
+        check(program, tmp_path, rows, make_setting(rng, vocab, 1))
+
+
+def test_rows_longer_than_shared_memory(program: Path, tmp_path: Path) -> None:
+    logits = torch.randn(1, 2, 16385, generator=torch.Generator().manual_seed(0)) * 3
+    setting = make_setting(random.Random(0), 16385, 1) | {"top_k": 900, "top_p": 0.96, "threads": 64}
+    check(program, tmp_path, logits, setting | {"temperature": torch.ones(1, dtype=torch.float64)})
+
+
+def test_order_of_threads_changes_nothing(program: Path, tmp_path: Path) -> None:
+    logits = torch.randn(1, 3, 300, generator=torch.Generator().manual_seed(4)) * 3
+    setting = make_setting(random.Random(4), 300, 1) | {"top_k": 100, "top_p": 0.9, "threads": 96}
+    for seed in range(4):
+        check(program, tmp_path, logits, setting | {"seed": seed})
+
+
+def barriers() -> list[tuple[str, int]]:
+    """(file, which) of every block barrier that sample relies on."""
+    files = ("common/block.h", "sample/sample_cuda.cu")
+    return [
+        (name, i)
+        for name in files
+        for i in range(len(re.findall(r"\bbarrier\(\);", (emulation.ROOT / "csrc" / name).read_text())))
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("file", "which"), barriers())
+def test_every_barrier_is_missed(tmp_path: Path, file: str, which: int) -> None:
+    shutil.copytree(emulation.ROOT / "csrc", tmp_path / "csrc")
+    path = tmp_path / "csrc" / file
+    text = path.read_text()
+    found = list(re.finditer(r"\bbarrier\(\);", text))[which]
+    path.write_text(text[: found.start()] + text[found.end() :])
+    program = emulation.build(SOURCE, kernels=tmp_path / "csrc", cache=tmp_path)
+    logits = torch.randn(1, 4, 300, generator=torch.Generator().manual_seed(5)) * 3
+    setting = make_setting(random.Random(5), 300, 1) | {"top_k": 100, "top_p": 0.9, "threads": 96}
+    with pytest.raises(AssertionError):
+        check(program, tmp_path, logits, setting | {"temperature": torch.ones(1, dtype=torch.float64)})

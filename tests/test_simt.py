@@ -1,0 +1,53 @@
+"""csrc/simt is trusted because it catches what was planted: each fault by name, and nothing in the correct kernel."""
+
+from pathlib import Path
+
+import emulation
+import pytest
+
+SOURCE = emulation.ROOT / "tests" / "simt" / "faults.cpp"
+
+
+@pytest.fixture(scope="module")
+def program() -> Path:
+    return emulation.build(SOURCE)
+
+
+@pytest.mark.parametrize("seed", ["0", "1", "2"])
+def test_correct_kernels_pass(program: Path, seed: str) -> None:
+    done = emulation.run(program, "reverse", "none", seed)
+    assert done.returncode == 0, done.stderr
+    total = sum(range(64))
+    assert [int(x) for x in done.stdout.split()] == [63 - i + total for i in range(64)] * 3
+    done = emulation.run(program, "rotate", "none", seed)
+    assert done.returncode == 0, done.stderr
+    assert [int(x) for x in done.stdout.split()] == [i // 32 * 32 + (i % 32 + 1) % 32 for i in range(64)] * 3
+
+
+@pytest.mark.parametrize("seed", ["0", "1", "2", "3", "4"])
+@pytest.mark.parametrize(
+    ("kernel", "fault", "reports"),
+    [
+        ("reverse", "removed barrier", ("race", "uninitialised read")),
+        ("reverse", "race", ("race",)),
+        ("reverse", "unordered reuse", ("race",)),
+        ("reverse", "overrun", ("out of bounds",)),
+        ("reverse", "global overrun", ("out of bounds",)),
+        ("reverse", "divergent barrier", ("divergent barrier",)),
+        ("reverse", "two places", ("divergent barrier",)),
+        ("reverse", "ended thread", ("divergent barrier",)),
+        ("reverse", "uninitialised read", ("uninitialised read",)),
+        ("rotate", "removed warp barrier", ("race", "uninitialised read")),
+        ("rotate", "other warp", ("race", "uninitialised read")),
+    ],
+)
+def test_planted_fault_is_caught(program: Path, kernel: str, fault: str, reports: tuple[str, ...], seed: str) -> None:
+    done = emulation.run(program, kernel, fault, seed)
+    assert done.returncode == emulation.FAULT, done.stderr
+    assert done.stderr.startswith(tuple(f"simt: {report}" for report in reports)), done.stderr
+
+
+def test_address_sanitizer_can_watch(tmp_path: Path) -> None:
+    program = emulation.build(SOURCE, "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+    done = emulation.run(program, "reverse", "none", "0")
+    assert done.returncode == 0 and "ERROR" not in done.stderr, done.stderr
