@@ -30,21 +30,21 @@ inline F32 gather(const T* p, int n, float) {
   return load_upto(p, n);
 }
 
-// tile[k][c] = x[k * step + c] for c < width, 0 beyond.
+// tile[k][c] = x[k * step + c] for c < width, 0 up to the next whole vector.
 template <class S, class T>
 inline void pack(const T* x, int64_t step, int64_t inner, int width, S* tile) {
   constexpr int lanes = LanesOf<S>::count;
   for (int64_t k = 0; k < inner; ++k) {
-    for (int c = 0; c < kTileOf<S>; c += lanes) {
-      store(tile + k * kTileOf<S> + c, c < width ? gather(x + k * step + c, width - c, S{}) : spread(S{0}));
+    for (int c = 0; c < width; c += lanes) {
+      store(tile + k * kTileOf<S> + c, gather(x + k * step + c, width - c, S{}));
     }
   }
 }
 
-// tile[k][c] = x[c * step + k] for c < width, 0 beyond.
+// tile[k][c] = x[c * step + k] for c < width, 0 up to the next whole vector.
 template <class S, class T>
 inline void pack_transposed(const T* x, int64_t step, int64_t inner, int width, S* tile) {
-  for (int c = 0; c < kTileOf<S>; c += kLanes64) {
+  for (int c = 0; c < width; c += kLanes64) {
     for (int64_t k = 0; k < inner; k += kLanes64) {
       const int count = static_cast<int>(inner - k < kLanes64 ? inner - k : kLanes64);
       F64 square[kLanes64];

@@ -8,6 +8,7 @@ from torch import Tensor
 from varfast import _library
 from varfast.ops import _checks
 from varfast.reference.spectral_reweight import spectral_reweight as _reference
+from varfast.reference.spectral_reweight import weights
 
 _DTYPES = (*_checks.FLOATS, torch.float64)
 _MODES = ("suppress", "amplify")
@@ -48,10 +49,11 @@ def spectral_reweight(
         ``alpha * exp(beta)`` beyond float32. RuntimeError: on the CPU, an image whose result overflows x's dtype.
 
     Notes:
-        Error: for float32, ``||Y - Y_exact|| / ||Y_exact||`` (Frobenius) is at most 2e-6, typically below 3e-7,
-        whatever the rank and condition number of X up to 1e6 and for beta * s_max up to 30 (1e-14 times the
-        condition of the result for float64); with `rank` = r times ``max(1, 0.1 s_r / (s_r - s_{r+1}))``, and among
-        values equal at the cut it is unspecified which ones change. Singular values are off by about 1e-8 s_max.
+        Error: ``||Y - Y_exact|| / ||Y_exact||`` (Frobenius) is at most 2e-6 for float32, typically 3e-7, whatever the
+        rank and the condition number of X and for beta * s_max up to 30, plus ``1e-15 max(f) ||X|| / ||Y_exact||``,
+        which is all that float64 input has; with `rank` = r times ``max(1, 0.1 s_r / (s_r - s_{r+1}))``, and among
+        values equal at the cut it is unspecified which ones change. 16-bit results are that, rounded. Singular values
+        are off by about 1e-8 s_max.
         An image with a NaN, an infinity or squares beyond float64 comes out as NaN, and so do its singular values;
         its neighbours do not change. On a device an overflow is not looked for, since the host would have to wait:
         the image comes out non-finite. On GPUs up to min(L, C) = 64 never synchronises and can be captured in a CUDA
@@ -143,8 +145,7 @@ def _backward(ctx: torch.autograd.function.FunctionCtx, grad_y: Tensor, grad_sig
     sign = 1.0 if amplify else -1.0
     rate = sign * strength * unit
     leading = torch.arange(s.shape[1], device=s.device) < (s.shape[1] if rank is None else rank)
-    shape = torch.exp(rate * s)
-    f = torch.where(leading, factor * shape, 1.0)
+    f = weights(s, beta, beta_tensor, alpha, alpha_tensor, amplify, rank, relative)
 
     rotated_x, rotated_grad = u.mT @ values, u.mT @ grad
     rotated_m = rotated_grad @ rotated_x.mT  # gradient of M in the basis u
@@ -163,7 +164,7 @@ def _backward(ctx: torch.autograd.function.FunctionCtx, grad_y: Tensor, grad_sig
     grads: list[Tensor | None] = []
     for tensor, per_image in (
         (beta_tensor, sign * unit * by_rate),
-        (alpha_tensor, (torch.where(leading, shape, 0.0) * change).sum(-1, keepdim=True)),
+        (alpha_tensor, (torch.where(leading, torch.exp(rate * s), 0.0) * change).sum(-1, keepdim=True)),
     ):
         grads.append(None if tensor is None else per_image[:, 0] if tensor.dim() else per_image.sum())
     return (out if by_rows else out.mT).to(x.dtype), None, grads[0], None, grads[1], None, None, None
@@ -171,3 +172,4 @@ def _backward(ctx: torch.autograd.function.FunctionCtx, grad_y: Tensor, grad_sig
 
 torch.library.register_autograd("varfast::spectral_reweight", _backward, setup_context=_setup)
 _library.register_reference("spectral_reweight", _reference)
+_library.register_triton("spectral_reweight")

@@ -4,6 +4,24 @@ import torch
 from torch import Tensor
 
 
+def weights(
+    s: Tensor,
+    beta: float,
+    beta_tensor: Tensor | None,
+    alpha: float,
+    alpha_tensor: Tensor | None,
+    amplify: bool,
+    rank: int | None,
+    relative: bool,
+) -> Tensor:
+    """f(s) of falling singular values (B, n): alpha * exp(-+beta s) for the first `rank`, 1 for the others."""
+    rate = torch.full_like(s[:, :1], beta) if beta_tensor is None else beta_tensor.expand(len(s))[:, None]
+    factor = torch.full_like(s[:, :1], alpha) if alpha_tensor is None else alpha_tensor.expand(len(s))[:, None]
+    unit = s / s[:, :1].clamp_min(torch.finfo(s.dtype).tiny) if relative else s
+    f = factor * torch.exp((rate if amplify else -rate) * unit)
+    return f if rank is None else torch.where(torch.arange(s.shape[1], device=s.device) < rank, f, 1.0)
+
+
 def spectral_reweight(
     x: Tensor,
     beta: float,
@@ -18,12 +36,7 @@ def spectral_reweight(
     finite = x.isfinite().all(-1).all(-1)[:, None]
     values = torch.where(finite[..., None], x.to(torch.float64), 0.0)
     u, s, vh = torch.linalg.svd(values, full_matrices=False)
-    rate = torch.full_like(s[:, :1], beta) if beta_tensor is None else beta_tensor.expand(len(x))[:, None]
-    factor = torch.full_like(s[:, :1], alpha) if alpha_tensor is None else alpha_tensor.expand(len(x))[:, None]
-    unit = s / s[:, :1].clamp_min(torch.finfo(s.dtype).tiny) if relative else s
-    weight = factor * torch.exp((rate if amplify else -rate) * unit)
-    if rank is not None:
-        weight = torch.where(torch.arange(s.shape[1], device=s.device) < rank, weight, 1.0)
-    y = torch.where(finite[..., None], (u * (weight * s)[:, None]) @ vh, torch.nan)
+    f = weights(s, beta, beta_tensor, alpha, alpha_tensor, amplify, rank, relative)
+    y = torch.where(finite[..., None], (u * (f * s)[:, None]) @ vh, torch.nan)
     sigma = torch.where(finite, s, torch.nan)
     return y.to(x.dtype), sigma.to(torch.promote_types(x.dtype, torch.float32))
