@@ -9,6 +9,7 @@
 //   compress(out, x, m)    the lanes of m side by side; out needs room for kLanes values
 //   trunc_i32, trunc_u32   towards zero; to_f32(I32); bits_f32(I32), f32_bits(F32): same bits
 //   a ^ b, popcount(u)     of U32; the count is an I32
+//   lookup(table, n, i)    table[i] for 0 <= i < n, n a multiple of 32
 //   add_wide(acc, u)       adds the lanes of a U32 to an accumulator of 64-bit sums; total(acc)
 #pragma once
 

@@ -81,6 +81,7 @@ VF_HD I32 popcount(U32 a) {  // of each half byte by table, then bytes to words 
   const __m256i bytes = _mm256_add_epi8(_mm256_shuffle_epi8(table, low), _mm256_shuffle_epi8(table, high));
   return {_mm256_madd_epi16(_mm256_maddubs_epi16(bytes, _mm256_set1_epi8(1)), _mm256_set1_epi16(1))};
 }
+VF_HD F32 lookup(const float* table, int, I32 index) { return {_mm256_i32gather_ps(table, index.v, 4)}; }
 
 VF_HD F32 operator+(F32 a, F32 b) { return {_mm256_add_ps(a.v, b.v)}; }
 VF_HD F32 operator-(F32 a, F32 b) { return {_mm256_sub_ps(a.v, b.v)}; }
@@ -97,9 +98,7 @@ VF_HD Mask le(F32 a, F32 b) { return {_mm256_cmp_ps(a.v, b.v, _CMP_LE_OQ)}; }
 VF_HD Mask ge(F32 a, F32 b) { return {_mm256_cmp_ps(a.v, b.v, _CMP_GE_OQ)}; }
 VF_HD Mask eq(F32 a, F32 b) { return {_mm256_cmp_ps(a.v, b.v, _CMP_EQ_OQ)}; }
 VF_HD Mask is_nan(F32 a) { return {_mm256_cmp_ps(a.v, a.v, _CMP_UNORD_Q)}; }
-VF_HD Mask ge_u32(U32 a, U32 b) {
-  return {_mm256_castsi256_ps(_mm256_cmpeq_epi32(_mm256_max_epu32(a.v, b.v), a.v))};
-}
+VF_HD Mask ge_u32(U32 a, U32 b) { return {_mm256_castsi256_ps(_mm256_cmpeq_epi32(_mm256_max_epu32(a.v, b.v), a.v))}; }
 VF_HD Mask operator&(Mask a, Mask b) { return {_mm256_and_ps(a.v, b.v)}; }
 VF_HD Mask operator|(Mask a, Mask b) { return {_mm256_or_ps(a.v, b.v)}; }
 VF_HD Mask operator~(Mask a) { return {_mm256_xor_ps(a.v, _mm256_castsi256_ps(_mm256_set1_epi32(-1)))}; }
@@ -111,9 +110,7 @@ VF_HD bool all(Mask m) { return lane_bits(m) == 0xff; }
 VF_HD bool any(Mask m) { return lane_bits(m) != 0; }
 VF_HD int count(Mask m) { return __builtin_popcount(lane_bits(m)); }
 VF_HD F32 select(Mask m, F32 a, F32 b) { return {_mm256_blendv_ps(b.v, a.v, m.v)}; }
-VF_HD U32 select_u32(Mask m, U32 a, U32 b) {
-  return {_mm256_blendv_epi8(b.v, a.v, _mm256_castps_si256(m.v))};
-}
+VF_HD U32 select_u32(Mask m, U32 a, U32 b) { return {_mm256_blendv_epi8(b.v, a.v, _mm256_castps_si256(m.v))}; }
 
 VF_HD float hmax(F32 a) {
   __m128 x = _mm_max_ps(_mm256_castps256_ps128(a.v), _mm256_extractf128_ps(a.v, 1));

@@ -74,6 +74,15 @@ VF_HD I32 popcount(U32 a) {  // of each half byte by table, then bytes to words 
   const __m512i bytes = _mm512_add_epi8(_mm512_shuffle_epi8(table, low), _mm512_shuffle_epi8(table, high));
   return {_mm512_madd_epi16(_mm512_maddubs_epi16(bytes, _mm512_set1_epi8(1)), _mm512_set1_epi16(1))};
 }
+VF_HD F32 lookup(const float* table, int entries, I32 index) {  // a permutation per 32 entries: a gather takes longer
+  __m512 out = _mm512_permutex2var_ps(_mm512_loadu_ps(table), index.v, _mm512_loadu_ps(table + 16));
+  for (int k = 32; k < entries; k += 32) {
+    const __mmask16 here = _mm512_cmpge_epi32_mask(index.v, _mm512_set1_epi32(k));
+    const __m512 part = _mm512_permutex2var_ps(_mm512_loadu_ps(table + k), index.v, _mm512_loadu_ps(table + k + 16));
+    out = _mm512_mask_mov_ps(out, here, part);
+  }
+  return {out};
+}
 
 VF_HD F32 operator+(F32 a, F32 b) { return {_mm512_add_ps(a.v, b.v)}; }
 VF_HD F32 operator-(F32 a, F32 b) { return {_mm512_sub_ps(a.v, b.v)}; }

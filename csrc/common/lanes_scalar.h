@@ -49,6 +49,7 @@ VF_HD U32 load_u32(const uint32_t* p) { return {*p}; }
 VF_HD void store_u32(uint32_t* p, U32 x) { *p = x.v; }
 VF_HD U32 operator^(U32 a, U32 b) { return {a.v ^ b.v}; }
 VF_HD I32 popcount(U32 a) { return {__builtin_popcount(a.v)}; }
+VF_HD F32 lookup(const float* table, int, I32 index) { return {table[index.v]}; }
 
 VF_HD F32 operator+(F32 a, F32 b) { return {a.v + b.v}; }
 VF_HD F32 operator-(F32 a, F32 b) { return {a.v - b.v}; }

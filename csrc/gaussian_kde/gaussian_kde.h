@@ -1,8 +1,8 @@
 // Density of a few queries under a tile of samples: f(x) = sum_j w_j exp(-|x - y_j|^2 / (2 h^2)).
 //
-// Two steps a tile, the squared distances and then their kernels, so that floats and bits differ in the first alone
-// and the plain and the logarithmic sum in the second alone. Distances are sums of squared differences: identical
-// points are exactly 0 apart, and points 1e-4 apart at norm 10 keep their digits.
+// Two steps a tile, the squared distances and then their kernels: floats and bits differ in what a step calls, the
+// plain and the logarithmic sum in the second step alone. Distances are sums of squared differences: identical points
+// are exactly 0 apart, and points 1e-4 apart at norm 10 keep their digits.
 //
 // A result depends on its own query and on the order of the samples, never on the other queries of the call.
 #pragma once
@@ -93,9 +93,40 @@ VF_HD double kernel_scale(double bandwidth) {
   return -1.4426950408889634 / (twice < 1.1754943508222875e-38 ? 1.1754943508222875e-38 : twice);
 }
 
+// The kernel of any squared distance.
+struct GaussianOf {
+  F32 scale;
+
+  VF_HD F32 operator()(F32 distance) const { return exp2_product(distance, scale); }
+};
+
+// The kernel of a whole number of differing bits, as a table: a third of the time of all pairs of 32 bits that way.
+struct TableOf {
+  const float* table;
+  int entries;
+
+  VF_HD F32 operator()(F32 distance) const {  // the last entry is 0 and stands for all that lies further away
+    const F32 last = splat(static_cast<float>(entries - 1));
+    return lookup(table, entries, trunc_i32(min(distance, last)));
+  }
+};
+
+VF_HD int table_entries(int64_t bits) { return static_cast<int>((bits + 2 + 31) / 32 * 32); }
+
+// Fills table[0 .. table_entries(bits)) and leaves out what would be 0 anyway.
+VF_HD TableOf make_table(int64_t bits, double scale, float* table) {
+  int entries = table_entries(bits);
+  while (entries > 32 && static_cast<double>(entries - 33) * scale < -125.0) entries -= 32;
+  for (int k = 0; k < entries; ++k) {
+    const double power = static_cast<double>(k) * scale;
+    table[k] = k == entries - 1 || power < -125.0 ? 0.0f : static_cast<float>(exp2(power));
+  }
+  return {table, entries};
+}
+
 // Adds a tile to one query's density. `distance` is overwritten in the logarithmic case.
-template <bool kLog>
-VF_HD void add_tile(float* distance, const float* weight, double scale, Density* density) {
+template <bool kLog, class Kernel>
+VF_HD void add_tile(float* distance, const float* weight, const Kernel& kernel, double scale, Density* density) {
   if (kLog) {
     F32 most = splat(-std::numeric_limits<float>::infinity());
     Mask nan = lt(most, most);
@@ -114,11 +145,8 @@ VF_HD void add_tile(float* distance, const float* weight, double scale, Density*
     const F32 nearest = splat(static_cast<float>(density->nearest));
     for (int j = 0; j < kSamples; j += kLanes) store(distance + j, load(distance + j) - nearest);
   }
-  const F32 s = splat(static_cast<float>(scale));
   F32 sum = splat(0.0f);
-  for (int j = 0; j < kSamples; j += kLanes) {
-    sum = fma(load(weight + j), exp2_product(load(distance + j), s), sum);
-  }
+  for (int j = 0; j < kSamples; j += kLanes) sum = fma(load(weight + j), kernel(load(distance + j)), sum);
   density->sum += static_cast<double>(hsum(sum));
 }
 

@@ -1,5 +1,7 @@
 // gaussian_kde on the CPU: one task per group and chunk of queries; tiles of samples stream past the chunk. Beside it
 // gaussian_kde_sigma, the spread of a group's samples that Silverman's bandwidth is made of.
+#include <type_traits>
+
 #include "common/simd.h"
 #include "gaussian_kde/point_rows.h"
 
@@ -38,7 +40,7 @@ const float* group_weights(const GaussianKdeArgs& args, int64_t group) {
 struct Work {
   Distinct queries, samples;
   void *x, *y;
-  float *start, *weight, *distance;
+  float *start, *weight, *distance, *table;
   Density* density;
 };
 
@@ -51,6 +53,7 @@ Work take_work(Arena& arena, const GaussianKdeArgs& args) {
   work.start = arena.take<float>(kSamples);
   work.weight = arena.take<float>(kSamples);
   work.distance = arena.take<float>(kQueries * kSamples);
+  work.table = arena.take<float>(args.bits ? table_entries(args.channels) : 0);
   work.density = arena.take<Density>(kChunk);
   return work;
 }
@@ -73,6 +76,15 @@ void stage_tile(const GaussianKdeArgs& args, int64_t group, int64_t first, const
   }
 }
 
+template <class T>
+auto kernel_of(const GaussianKdeArgs& args, double scale, float* table) {
+  if constexpr (std::is_same_v<T, uint8_t>) {
+    return make_table(args.channels, scale, table);
+  } else {
+    return GaussianOf{splat(static_cast<float>(scale))};
+  }
+}
+
 template <class T, bool kLog>
 void density_chunk(const GaussianKdeArgs& args, int64_t group, int64_t first, Work& work) {
   using S = typename Staged<T>::type;
@@ -86,18 +98,19 @@ void density_chunk(const GaussianKdeArgs& args, int64_t group, int64_t first, Wo
   }
   const double scale = kernel_scale(args.bandwidth[group]);
   const SampleTile tile{work.y, work.start, work.weight};
+  const auto kernel = kernel_of<T>(args, scale, work.table);
   for (int64_t j = 0; j < work.samples.count; j += kSamples) {
     stage_tile<T>(args, group, j, work);
     int64_t q = 0;
     for (; q + kQueries <= queries; q += kQueries) {
       squared_distances<kQueries>(x + q * words, words, tile, work.distance);
       for (int r = 0; r < kQueries; ++r) {
-        add_tile<kLog>(work.distance + r * kSamples, work.weight, scale, work.density + q + r);
+        add_tile<kLog>(work.distance + r * kSamples, work.weight, kernel, scale, work.density + q + r);
       }
     }
     for (; q < queries; ++q) {
       squared_distances<1>(x + q * words, words, tile, work.distance);
-      add_tile<kLog>(work.distance, work.weight, scale, work.density + q);
+      add_tile<kLog>(work.distance, work.weight, kernel, scale, work.density + q);
     }
   }
   float* out = static_cast<float*>(args.out) + group * args.queries.count;
