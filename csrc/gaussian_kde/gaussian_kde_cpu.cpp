@@ -16,7 +16,7 @@ struct GaussianKdeArgs {
   int64_t channels, codes;
   int64_t chunks;  // of queries in a group
   Dtype dtype;
-  bool bits, self, log;  // self: queries and samples are the same rows
+  bool bits, log;
 };
 
 // Queries of a task: 512 of them pay for staging the tiles they share (1/512 of the work), and are 64 KiB at C = 32.
@@ -47,7 +47,7 @@ struct Work {
 Work take_work(Arena& arena, const GaussianKdeArgs& args) {
   Work work;
   work.queries = take_distinct(arena, args.queries, args.codes);
-  work.samples = args.self ? work.queries : take_distinct(arena, args.samples, args.codes);
+  work.samples = take_distinct(arena, args.samples, args.codes);
   work.x = arena.take<float>((args.queries.count < kChunk ? args.queries.count : kChunk) * args.channels);
   work.y = arena.take<float>(kSamples * args.channels);
   work.start = arena.take<float>(kSamples);
@@ -58,14 +58,14 @@ Work take_work(Arena& arena, const GaussianKdeArgs& args) {
   return work;
 }
 
-// Samples [first, first + kSamples) of a group, transposed; what is past the end or weighs nothing does not count.
+// Samples [first, first + kSamples) of a group, transposed; what is past the end does not count.
 template <class T>
 void stage_tile(const GaussianKdeArgs& args, int64_t group, int64_t first, const Work& work) {
   using S = typename Staged<T>::type;
   const int64_t words = args.bits ? (args.channels + 31) / 32 : args.channels;
   S* y = static_cast<S*>(work.y);
   for (int64_t j = 0; j < kSamples; ++j) {
-    const bool counts = first + j < work.samples.count && work.samples.weight[first + j] != 0.0;
+    const bool counts = first + j < work.samples.count;
     work.start[j] = counts ? 0.0f : std::numeric_limits<float>::infinity();
     work.weight[j] = counts ? static_cast<float>(work.samples.weight[first + j]) : 0.0f;
     if (counts) {
@@ -129,13 +129,9 @@ void density_tasks(const GaussianKdeArgs& args, int64_t begin, int64_t end, char
     const int64_t group = task / args.chunks;
     const int64_t first = task % args.chunks * kChunk;
     if (group != known) {
-      const float* weights = group_weights(args, group);
-      find_distinct(args.queries, args.codes, group, args.self ? weights : nullptr, args.weight_stride, work.queries);
-      if (args.self) {
-        work.samples = work.queries;
-      } else {
-        find_distinct(args.samples, args.codes, group, weights, args.weight_stride, work.samples);
-      }
+      find_distinct(args.queries, args.codes, group, nullptr, 0, work.queries);
+      find_distinct(args.samples, args.codes, group, group_weights(args, group), args.weight_stride, work.samples);
+      drop_weightless(work.samples);
       known = group;
     }
     if (first >= work.queries.count) continue;
@@ -154,14 +150,12 @@ double sigma(const GaussianKdeArgs& args, int64_t group, const Distinct& rows, d
   double total = 0.0;
   for (int64_t c = 0; c < channels; ++c) mean[c] = square[c] = 0.0;
   for (int64_t j = 0; j < rows.count; ++j) {
-    if (rows.weight[j] == 0.0) continue;
     const T* row = row_of<T>(args.samples, group, rows.row[j]);
     total += rows.weight[j];
     for (int64_t c = 0; c < channels; ++c) mean[c] += rows.weight[j] * value_of(row[c]);
   }
   for (int64_t c = 0; c < channels; ++c) mean[c] /= total;
   for (int64_t j = 0; j < rows.count; ++j) {
-    if (rows.weight[j] == 0.0) continue;
     const T* row = row_of<T>(args.samples, group, rows.row[j]);
     for (int64_t c = 0; c < channels; ++c) {
       const double d = value_of(row[c]) - mean[c];
@@ -181,6 +175,7 @@ void sigma_tasks(const GaussianKdeArgs& args, int64_t begin, int64_t end, char* 
   double* square = arena.take<double>(args.channels);
   for (int64_t group = begin; group < end; ++group) {
     find_distinct(args.samples, args.codes, group, group_weights(args, group), args.weight_stride, rows);
+    drop_weightless(rows);
     static_cast<double*>(args.out)[group] = sigma<T>(args, group, rows, mean, square);
   }
 }
@@ -250,14 +245,13 @@ GaussianKdeArgs kde_args(const Tensor& points, const OptTensor& samples, const O
                          const OptTensor& weights, std::vector<Tensor>& hold) {
   GaussianKdeArgs args{};
   args.queries = point_rows(points, codebook, "points", hold);
-  args.self = !samples.has_value();
-  args.samples = args.self ? args.queries : point_rows(*samples, codebook, "samples", hold);
+  args.samples = samples.has_value() ? point_rows(*samples, codebook, "samples", hold) : args.queries;
   const Tensor& rows = codebook.has_value() ? *codebook : points;
   args.channels = rows.size(-1);
   args.codes = codebook.has_value() ? codebook->size(0) : 0;
   args.bits = rows.scalar_type() == ScalarType::Bool;
   if (!args.bits) args.dtype = dtype_of(rows, "points");
-  if (!args.self) {
+  if (samples.has_value()) {
     STD_TORCH_CHECK(samples->size(0) == points.size(0), "samples must have points' groups");
     STD_TORCH_CHECK(samples->scalar_type() == points.scalar_type(), "samples must have points' dtype");
     STD_TORCH_CHECK(codebook.has_value() || samples->size(2) == args.channels, "samples must have points' channels");

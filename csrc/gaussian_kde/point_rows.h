@@ -83,6 +83,18 @@ inline void find_distinct(const PointRows& rows, int64_t codes, int64_t group, c
   }
 }
 
+// Leaves out rows that weigh nothing; `slot` no longer holds. Under a filtered distribution that is most of a codebook.
+inline void drop_weightless(Distinct& rows) {
+  int64_t kept = 0;
+  for (int64_t j = 0; j < rows.count; ++j) {
+    if (rows.weight[j] == 0.0) continue;
+    rows.row[kept] = rows.row[j];
+    rows.weight[kept] = rows.weight[j];
+    ++kept;
+  }
+  rows.count = kept;
+}
+
 template <class T>
 double value_of(T x) {
   return static_cast<double>(to_float(x));

@@ -44,7 +44,6 @@ def gaussian_kde(
     out = x.new_empty(x.shape[:2])
     for part in _tiles(x.shape[0], x.shape[1], y.shape[1]):
         distances = torch.where(counts[:, None], _squared_distances(x[:, part], y), torch.inf)
-        distances = torch.where(x[:, part].isnan().any(-1, keepdim=True), torch.nan, distances)
         if not log:
             out[:, part] = (w[:, None] * torch.exp(-distances * scale)).sum(-1)
         elif y.shape[1] == 0:
