@@ -33,7 +33,7 @@ def keops_scores(x: Tensor) -> Tensor:
     h = x.std(-2, unbiased=False).mean(-1) * (count * (channels + 2) / 4) ** (-1 / (channels + 4)) + 1e-6
     x = x / (h[..., None, None] * 2**0.5)
     rows, columns = LazyTensor(x[..., :, None, :].contiguous()), LazyTensor(x[..., None, :, :].contiguous())
-    return (-((rows - columns) ** 2).sum(-1)).exp().sum(-1)[..., 0].sum(1)
+    return (-((rows - columns) ** 2).sum(-1)).exp().sum(x.dim() - 1)[..., 0].sum(1)
 
 
 needs_keops = pytest.mark.skipif(importlib.util.find_spec("pykeops") is None, reason="needs pykeops")

@@ -5,9 +5,9 @@ python -m pytest benchmarks/bench_select_candidate.py --benchmark-columns=median
 
 import pytest
 import torch
-from bench_gaussian_kde import official_scores
 from torch import Tensor
 
+from benchmarks.bench_gaussian_kde import official_scores
 from varfast.ops import gaussian_kde, sample, select_candidate
 
 COUNTS = (50, 1000)

@@ -265,3 +265,4 @@ torch.library.register_autograd("varfast::gaussian_kde_sigma", _backward_sigma, 
 _library.register_reference("gaussian_kde", _reference.gaussian_kde)
 _library.register_reference("gaussian_kde_sigma", _reference.gaussian_kde_sigma)
 _library.register_reference("gaussian_kde_backward", _reference.gaussian_kde_backward)
+_library.register_triton("gaussian_kde")
