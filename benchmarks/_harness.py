@@ -1,0 +1,157 @@
+"""What every benchmark shares: a floor measured in the same process, one way to time, one table, JSON and picture.
+
+The floor of a case is the time that `copy_` takes to move as many bytes as the case must read and write once. It
+depends on size (caches), so it is measured at that size, beside the kernels, and every figure is quoted against it.
+"""
+
+import functools
+import json
+import os
+import platform
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+RESULTS = Path(__file__).parent / "results"
+OURS = "varfast"
+
+
+@functools.cache
+def copy_seconds(moved: int, device: str = "cpu") -> float:
+    """Median time of a copy that reads `moved / 2` bytes and writes as many, into memory that is already mapped."""
+    source = torch.ones(max(moved // 8, 1), device=device)
+    target = torch.zeros_like(source)
+    times = []
+    for _ in range(9):
+        begin = time.perf_counter()
+        target.copy_(source)
+        if device != "cpu":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - begin)
+    return statistics.median(times[2:])
+
+
+def rounds_for(seconds: float) -> int:
+    """At least 7 rounds, more of what is quick, in about 3 seconds."""
+    return int(min(200, max(7, 3.0 / max(seconds, 1e-6))))
+
+
+def run(benchmark: Any, case: str, provider: str, moved: int, function: Callable[[], object]) -> None:
+    """Times `function` as one provider of a case; `moved` is the bytes that the case must read and write once."""
+    begin = time.perf_counter()
+    function()  # compiles, fills caches
+    function()
+    rounds = rounds_for((time.perf_counter() - begin) / 2)
+    benchmark.group = case
+    benchmark.extra_info.update(provider=provider, floor=copy_seconds(moved), moved=moved)
+    benchmark.pedantic(function, rounds=rounds, iterations=1, warmup_rounds=1)
+
+
+def machine() -> dict[str, str]:
+    """What the figures were measured on."""
+    cpu = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = [
+            line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")
+        ]
+        cpu = names[0] if names else cpu
+    from varfast import _info
+
+    return {
+        "cpu": cpu,
+        "cores": str(os.cpu_count()),
+        "threads": str(torch.get_num_threads()),
+        "simd": _info.simd_level(),
+        "torch": torch.__version__,
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+    }
+
+
+def collect(benchmarks: list[Any]) -> dict[str, list[dict[str, Any]]]:
+    """pytest-benchmark's results as rows by case, ours first, in milliseconds."""
+    cases: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for bench in benchmarks:
+        if "provider" not in bench.extra_info:
+            continue
+        data = sorted(bench.stats.data)
+        pick = lambda share, data=data: data[min(len(data) - 1, int(share * len(data)))] * 1e3  # noqa: E731
+        cases[bench.group].append(
+            {
+                "provider": bench.extra_info["provider"],
+                "median_ms": statistics.median(data) * 1e3,
+                "p20_ms": pick(0.2),
+                "p80_ms": pick(0.8),
+                "floor_ms": bench.extra_info["floor"] * 1e3,
+                "rounds": len(data),
+            }
+        )
+    for rows in cases.values():
+        rows.sort(key=lambda row: (row["provider"] != OURS, row["median_ms"]))
+    return dict(sorted(cases.items()))
+
+
+def table(cases: dict[str, list[dict[str, Any]]]) -> str:
+    """The figures as a Markdown table: time, its multiple of ours, and its multiple of the floor."""
+    lines = ["| case | provider | ms (median) | p20 to p80 | x ours | x floor |", "|---|---|---|---|---|---|"]
+    for case, rows in cases.items():
+        ours = next((row["median_ms"] for row in rows if row["provider"] == OURS), None)
+        for row in rows:
+            ratio = "" if ours is None else f"{row['median_ms'] / ours:.1f}"
+            lines.append(
+                f"| {case} | {row['provider']} | {row['median_ms']:.3g} | {row['p20_ms']:.3g} to {row['p80_ms']:.3g} "
+                f"| {ratio} | {row['median_ms'] / row['floor_ms']:.1f} |"
+            )
+    return "\n".join(lines)
+
+
+def merge(path: Path, cases: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """Writes the cases into a results file, keeping what other runs on the same machine measured."""
+    facts = machine()
+    kept: dict[str, Any] = {}
+    if path.exists():
+        old = json.loads(path.read_text())
+        if old["machine"] == facts:
+            kept = old["cases"]
+    result = {"machine": facts, "cases": dict(sorted({**kept, **cases}.items()))}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(".tmp")
+    draft.write_text(json.dumps(result, indent=1) + "\n")
+    os.replace(draft, path)
+    return result
+
+
+def picture(result: dict[str, Any], path: Path) -> None:
+    """Bars of every case's time as a multiple of its floor, on a logarithmic axis."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    cases = {name: rows for name, rows in result["cases"].items() if any(row["provider"] == OURS for row in rows)}
+    height = 0.24 * sum(len(rows) + 1 for rows in cases.values()) + 0.9
+    figure, axes = plt.subplots(figsize=(9, height))
+    at, ticks, labels = 0.0, [], []
+    for name, rows in cases.items():
+        axes.text(1, at, f" {name}", fontsize=8, fontweight="bold", va="center")
+        at += 1
+        for row in rows:
+            ours = row["provider"] == OURS
+            axes.barh(at, row["median_ms"] / row["floor_ms"], color="#0b6e99" if ours else "#c4ccd4", height=0.8)
+            ticks.append(at)
+            labels.append(row["provider"])
+            at += 1
+    axes.set_yticks(ticks, labels, fontsize=7)
+    axes.set_xscale("log")
+    axes.set_xlim(left=1)
+    axes.set_ylim(at, -1)
+    axes.set_xlabel("time as a multiple of the floor (moving each byte once); log scale", fontsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    figure.savefig(path, dpi=130)
+    plt.close(figure)

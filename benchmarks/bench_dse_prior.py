@@ -1,0 +1,35 @@
+"""dse_prior: the prior alone, against the same transform by DCT matrices, FFT and scipy."""
+
+from typing import Any
+
+import _harness
+import peers
+import pytest
+import torch
+
+from varfast import ops
+
+CASES = {
+    "dse_prior B=8 13-16 C=4096": (8, (13, 13), (16, 16), 4096),
+    "dse_prior B=1 13-16 C=4096": (1, (13, 13), (16, 16), 4096),
+    "dse_prior B=8 6-8 C=1024": (8, (6, 6), (8, 8), 1024),
+    "dse_prior B=1 48-64 C=64": (1, (48, 48), (64, 64), 64),
+    "dse_prior B=1 48-64 C=4096": (1, (48, 48), (64, 64), 4096),
+}
+PEERS = {"eager DCT matrices": peers.dse_matrix, "torch-dct": peers.dse_fft, "scipy.fft": peers.dse_scipy}
+
+
+@pytest.mark.parametrize("provider", ["varfast", "varfast bf16", *PEERS])
+@pytest.mark.parametrize("case", CASES)
+def test_dse_prior(benchmark: Any, case: str, provider: str) -> None:
+    batch, prev_hw, hw, channels = CASES[case]
+    torch.manual_seed(0)
+    prev = torch.randn(batch, prev_hw[0] * prev_hw[1], channels)
+    if provider == "varfast bf16":
+        prev = prev.bfloat16()
+    moved = 4 * batch * channels * (prev_hw[0] * prev_hw[1] + hw[0] * hw[1])
+    if provider in PEERS:
+        pytest.importorskip("torch_dct" if provider == "torch-dct" else "scipy")
+        _harness.run(benchmark, case, provider, moved, lambda: PEERS[provider](prev, prev_hw, hw))
+    else:
+        _harness.run(benchmark, case, provider, moved, lambda: ops.dse_prior(prev, prev_hw=prev_hw, hw=hw))
