@@ -20,8 +20,6 @@ from varfast.triton_kernels._exact import (
 )
 from varfast.triton_kernels._rules import load_rule, make_rules
 
-from varfast.ops import _rows
-
 ON_CHIP = 16384  # largest vocabulary of the tiled kernel
 TILE = 1024  # values of a program where rows are short
 LONG_BLOCK = 4096
@@ -250,7 +248,13 @@ def sample(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The op `varfast::sample`."""
     batch, length, vocab = logits.shape
-    output = _rows.sample_shapes((batch, length, draws), with_stats, logits)
+    stats = (batch, length) if with_stats else (0, 0)
+    output = (
+        logits.new_empty(batch, length, draws, dtype=torch.int64),
+        logits.new_empty(*stats, draws if with_stats else 0, dtype=torch.float32),
+        logits.new_empty(stats, dtype=torch.int32),
+        logits.new_empty(stats, dtype=torch.float32),
+    )
     rows = batch * length
     if rows == 0:
         return output

@@ -1,8 +1,7 @@
 // dse_prior on the CPU: one task per image and tile of 32 channels.
+#include "common/dtype.h"
 #include "common/simd.h"
 #include "dse_prior/prior_plan.h"
-
-#include "common/dtype.h"
 
 namespace varfast {
 
@@ -63,6 +62,8 @@ void dse_prior_tasks(const DsePriorArgs& args, int64_t begin, int64_t end, float
 VF_END
 
 #ifdef VF_REGISTER
+#  include <algorithm>
+
 #  include "common/scratch.h"
 #  include "common/stable.h"
 #  include "dse_prior/dse_operator.h"
@@ -78,14 +79,31 @@ Tensor dse_prior(const Tensor& prev, std::vector<int64_t> prev_hw, std::vector<i
                   plan.m_h * plan.m_w);
   Tensor out = empty_like_shape(prev, {rows.batch, plan.h * plan.w, rows.channels}, prev.scalar_type());
   const int64_t tiles = (rows.channels + portable::kTile - 1) / portable::kTile;
-  const DsePriorArgs args{plan, rows.data, rows.batch_stride, rows.row_stride, out.mutable_data_ptr(),
-                          rows.channels, tiles, rows.dtype};
-  const int64_t floats = (static_cast<int64_t>(plan.m_h) * plan.m_w + static_cast<int64_t>(kPriorGroup) * plan.w) *
-                             portable::kTile + portable::prior_scratch(plan, kPriorGroup);
+  const DsePriorArgs args{plan,          rows.data, rows.batch_stride, rows.row_stride, out.mutable_data_ptr(),
+                          rows.channels, tiles,     rows.dtype};
+  const int64_t floats =
+      (static_cast<int64_t>(plan.m_h) * plan.m_w + static_cast<int64_t>(kPriorGroup) * plan.w) * portable::kTile +
+      portable::prior_scratch(plan, kPriorGroup);
   torch::stable::parallel_for(0, rows.batch * tiles, 1, [&](int64_t begin, int64_t end) {
     VF_DISPATCH(dse_prior_tasks, args, begin, end, thread_scratch<float>(floats));
   });
   return out;
+}
+
+// The operator's constants, for backends that hold them elsewhere: (matrix, along_h, along_w) of the plan; the matrix
+// is empty where the separable form is used, the other two where it is not. `like` says only what kind of tensor to
+// make.
+std::tuple<Tensor, Tensor, Tensor> dse_tables(const Tensor& like, std::vector<int64_t> prev_hw, std::vector<int64_t> hw,
+                                              std::string prior, std::string interp, std::vector<int64_t> cutoff) {
+  const PriorPlan& plan = dse_operator(prior_spec(prev_hw, hw, prior, interp, cutoff));
+  const int64_t terms = plan.dense + plan.sparse, sources = terms == 0 ? plan.m_h * plan.m_w : 0;
+  const auto table = [&](const float* data, const std::vector<int64_t>& shape) {
+    Tensor out = empty_like_shape(like, shape, ScalarType::Float);
+    std::copy_n(data, out.numel(), static_cast<float*>(out.mutable_data_ptr()));
+    return out;
+  };
+  return {table(plan.matrix, {sources, plan.h * plan.w}), table(plan.along_h, {terms, plan.m_h, plan.h}),
+          table(plan.along_w, {terms, plan.m_w, plan.w})};
 }
 
 }  // namespace
@@ -93,6 +111,12 @@ Tensor dse_prior(const Tensor& prev, std::vector<int64_t> prev_hw, std::vector<i
 
 STABLE_TORCH_LIBRARY_FRAGMENT(varfast, m) {
   m.def("dse_prior(Tensor prev, int[] prev_hw, int[] hw, str prior, str interp, int[] cutoff) -> Tensor");
+  m.def(
+      "dse_tables(Tensor like, int[] prev_hw, int[] hw, str prior, str interp, int[] cutoff) "
+      "-> (Tensor matrix, Tensor along_h, Tensor along_w)");
 }
-STABLE_TORCH_LIBRARY_IMPL(varfast, CPU, m) { m.impl("dse_prior", TORCH_BOX(&varfast::dse_prior)); }
+STABLE_TORCH_LIBRARY_IMPL(varfast, CPU, m) {
+  m.impl("dse_prior", TORCH_BOX(&varfast::dse_prior));
+  m.impl("dse_tables", TORCH_BOX(&varfast::dse_tables));
+}
 #endif

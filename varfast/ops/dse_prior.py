@@ -77,3 +77,4 @@ def _backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple:
 
 torch.library.register_autograd("varfast::dse_prior", _backward, setup_context=_setup)
 _library.register_reference("dse_prior", _reference)
+_library.register_triton("dse_prior")

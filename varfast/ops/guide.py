@@ -134,3 +134,4 @@ def _backward(ctx: torch.autograd.function.FunctionCtx, d_guided: Tensor, d_cfg:
 
 torch.library.register_autograd("varfast::guide", _backward, setup_context=_setup)
 _library.register_reference("guide", _reference)
+_library.register_triton("guide")

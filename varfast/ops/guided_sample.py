@@ -85,3 +85,4 @@ def _fake(cond: Tensor, *rest: object) -> tuple[Tensor, ...]:
 
 
 _library.register_reference("guided_sample", _reference)
+_library.register_triton("guided_sample")

@@ -1,0 +1,147 @@
+"""dse_prior, guide and guided_sample in Triton: the CPU kernels' bits in the interpreter; compiled ahead of time."""
+
+import math
+
+import interpreter
+import pytest
+import torch
+from torch import Tensor
+
+import varfast  # noqa: F401
+
+pytestmark = pytest.mark.needs_triton
+
+# prev_hw, hw, prior, interp, cutoff: a matrix (up to 64 sources), the separable form, one term of it, equal grids.
+GRIDS = {
+    "matrix": ((3, 2), (4, 5), "dse", "bilinear", (3, 2)),
+    "matrix_cut": ((4, 4), (6, 5), "dse", "bicubic", (2, 3)),
+    "separable": ((9, 8), (10, 9), "dse", "bicubic", (8, 8)),
+    "one_term": ((8, 9), (5, 7), "bilinear", "bilinear", (1, 1)),
+    "mean": ((9, 8), (3, 3), "mean", "bilinear", (1, 1)),
+    "equal": ((9, 8), (9, 8), "dse", "bilinear", (9, 8)),
+}
+
+
+def same(ours: Tensor, want: Tensor) -> bool:
+    return ours.dtype == want.dtype and torch.equal(ours.nan_to_num(nan=1e9), want.nan_to_num(nan=1e9))
+
+
+def inputs(name: str, channels: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """(cond, uncond, prev) with some of each thing that is not finite, and prev strided."""
+    (m_h, m_w), (h, w), *_ = GRIDS[name]
+    g = torch.Generator().manual_seed(len(name))
+    prev = torch.randn(2, m_h * m_w, channels + 3, generator=g)[..., :channels].to(dtype)
+    for channel, value in enumerate((-math.inf, math.nan, math.inf)):
+        prev[1, channel % (m_h * m_w), channel] = value
+    cond, uncond = (torch.randn(2, h * w, channels, generator=g).to(dtype) for _ in range(2))
+    cond[0, 1, :2] = -math.inf
+    return cond, uncond, prev
+
+
+def priors() -> None:
+    from varfast.triton_kernels.dse_prior import dse_prior
+
+    for name, spec in GRIDS.items():
+        # Not bfloat16: the interpreter truncates where it should round.
+        for dtype in (torch.float32, torch.float16) if name.startswith("matrix") else (torch.float32,):
+            _, _, prev = inputs(name, 5, dtype)
+            assert same(dse_prior(prev, *spec), torch.ops.varfast.dse_prior(prev, *spec)), (name, dtype)
+    _, _, prev = inputs("matrix", 70, torch.float32)
+    assert same(dse_prior(prev, *GRIDS["matrix"]), torch.ops.varfast.dse_prior(prev, *GRIDS["matrix"]))
+
+
+def guidance() -> None:
+    from varfast.triton_kernels.guide import guide
+
+    number, per_image = (0.3, None), (0.0, torch.tensor([0.7, 1.9], dtype=torch.float64))
+    for name in ("matrix", "separable"):
+        prev_hw, hw, *names = GRIDS[name]
+        cond, uncond, prev = inputs(name, 9, torch.float32)
+        per_token = (0.0, torch.rand(2, hw[0] * hw[1], dtype=torch.float64))
+        cases = [(uncond, prev, per_image, per_token)]
+        if name == "matrix":
+            cases += [(None, prev, number, number), (uncond, None, per_token, number), (None, None, number, number)]
+        for u, p, t, beta in cases:
+            arguments = (cond, u, p, prev_hw, hw, *t, *beta, *names)
+            ours, want = guide(*arguments), torch.ops.varfast.guide(*arguments)
+            assert same(ours[0], want[0]) and same(ours[1], want[1]), (name, u is None, p is None)
+
+
+def guided_tokens() -> None:
+    from varfast.triton_kernels.guided_sample import guided_sample
+
+    prev_hw, hw, *names = GRIDS["matrix"]
+    seeds = torch.tensor([5, -7])
+    for dtype, groups, top_k, top_p in (
+        (torch.float32, 1, 9, 0.9),
+        (torch.bfloat16, 1, 0, 0.8),
+        (torch.float16, 6, 0, 0.95),
+    ):
+        cond, uncond, prev = (x.nan_to_num(0, 0, 0) * 3 for x in inputs("matrix", 12, dtype))
+        arguments = (
+            cond, uncond, prev, prev_hw, hw, 1.5, None, 0.4, None, *names, seeds, None, groups, 3, 0, 0.9, None, False,
+            top_k, top_p, None, 0.0, None, 2, dtype != torch.bfloat16, True,
+        )  # fmt: skip
+        ours, want = guided_sample(*arguments), torch.ops.varfast.guided_sample(*arguments)
+        assert same(ours[0], want[0]) and same(ours[1], want[1]) and same(ours[3], want[3]), dtype
+        torch.testing.assert_close(ours[2], want[2], atol=1e-6, rtol=1e-6)
+        torch.testing.assert_close(ours[4], want[4], atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("case", [priors, guidance, guided_tokens])
+def test_bits_of_the_cpu_kernels(case) -> None:
+    interpreter.call(case)
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_tables_are_the_operator(name: str) -> None:
+    """dse_tables holds what the CPU kernel multiplies by: applied to the identity, the same matrix."""
+    (m_h, m_w), (h, w), *_ = spec = GRIDS[name]
+    matrix, along_h, along_w = torch.ops.varfast.dse_tables(torch.empty(0), *spec)
+    if not matrix.numel():
+        matrix = torch.einsum("tri,tcj->rcij", along_h, along_w).reshape(m_h * m_w, h * w)
+    applied = torch.ops.varfast.dse_prior(torch.eye(m_h * m_w)[None], *spec)[0]
+    torch.testing.assert_close(matrix.T, applied, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("target", ["sm_80", "sm_90", "gfx942"])
+@pytest.mark.parametrize("full", [False, True])
+def test_compiles_ahead_of_time(target: str, full: bool) -> None:
+    import aot
+    from varfast.triton_kernels import _prior
+    from varfast.triton_kernels import guide as module
+
+    small = ("coef_term", "x_group", "x_term", "x_step", "terms", "sources", "groups", "targets")
+    steps = (
+        "cond_row",
+        "uncond_row",
+        "t_image",
+        "t_row",
+        "beta_image",
+        "beta_row",
+        "out_group",
+        "out_target",
+        "row_step",
+    )
+    wide = ("cond_image", "uncond_image", "x_image", "out_image", "image_step")
+    types = (
+        dict.fromkeys((*small, *steps, "row_step", "channels"), "i32")
+        | dict.fromkeys(wide, "i64")
+        | {"t": "fp32", "beta": "fp32"}
+    )
+    half = "*bf16" if full else "*fp32"
+    types |= {"cond": half, "guided": half, "out": half, "prev": half}
+    optional = {"uncond": half, "cfg": half, "t_tensor": "*fp64", "beta_tensor": "*fp64"}
+    optional |= {"coef": "*fp32", "x": half, "flags": "*fp32"}
+    types |= optional
+    constants = {"P": _prior.TARGETS, "C": _prior.CHANNELS, "CLEAN": True}
+
+    def compile_one(kernel, missing: tuple[str, ...]) -> None:
+        names = kernel.arg_names
+        known = {k: v for k, v in types.items() if k in names and k not in missing}
+        fixed = {k: v for k, v in constants.items() if k in names} | dict.fromkeys(n for n in missing if n in names)
+        aot.compile_kernel(kernel, known, fixed, target)
+
+    compile_one(module._guide, () if full else tuple(optional))
+    compile_one(_prior._mix, () if full else ("flags",))
+    compile_one(_prior._flag_channels, ())

@@ -1,0 +1,118 @@
+"""guide in Triton: cond and uncond are read once, the prior is made in registers where it is wanted.
+
+Every operation is rounded by itself (enable_fp_fusion=False), in the order of csrc/guide/guide.h, so the bits are the
+CPU's. prev is read again by each tile of 32 targets, from the L2 cache where that holds it.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from varfast.triton_kernels._exact import EXACT
+from varfast.triton_kernels._prior import CHANNELS, TARGETS, absent, make_prior, prior_tile, programs, split_program
+
+
+@triton.jit
+def _per_position(tensor, image_step, row_step, value, image, position, inside):
+    if tensor is not None:
+        return tl.load(tensor + image * image_step + position * row_step, mask=inside, other=0.0).to(tl.float32)
+    return tl.zeros(position.shape, tl.float32) + value
+
+
+@triton.jit
+def _guide(cond, cond_image, cond_row, uncond, uncond_image, uncond_row,
+           coef, coef_term, x, x_image, x_group, x_term, x_step, terms, sources, flags, groups, targets, channels,
+           t_tensor, t_image, t_row, t, beta_tensor, beta_image, beta_row, beta, guided, cfg,
+           P: tl.constexpr, C: tl.constexpr, CLEAN: tl.constexpr):  # fmt: skip
+    image, group, p, c = split_program(groups, targets, channels, P, C)
+    position = group * targets + p
+    inside = (p < targets)[:, None] & (c < channels)[None, :]
+    value = tl.load(
+        cond + image * cond_image + position[:, None] * cond_row + c[None, :], mask=inside, other=0.0
+    ).to(tl.float32)  # fmt: skip
+    excluded = value == float("-inf")
+    combined = value
+    if uncond is not None:
+        t_value = _per_position(t_tensor, t_image, t_row, t, image, position, p < targets)
+        other = tl.load(
+            uncond + image * uncond_image + position[:, None] * uncond_row + c[None, :], mask=inside, other=0.0
+        ).to(tl.float32)  # fmt: skip
+        combined = (1.0 + t_value)[:, None] * value - t_value[:, None] * other
+        combined = tl.where(excluded, float("-inf"), combined)
+    out = (image * groups * targets + position[:, None]) * channels + c[None, :]
+    if cfg is not None:
+        tl.store(cfg + out, combined, mask=inside)
+    if x is not None:
+        known = prior_tile(coef, coef_term, x, x_image, x_group, x_term, x_step, terms, sources, flags,
+                           targets, channels, image, group, p, c, CLEAN)  # fmt: skip
+        beta_value = _per_position(beta_tensor, beta_image, beta_row, beta, image, position, p < targets)
+        pushed = combined + beta_value[:, None] * (combined - known)
+        combined = tl.where(excluded | (known == float("-inf")), combined, pushed)
+    tl.store(guided + out, combined, mask=inside)
+
+
+def _number(value: float, tensor: Tensor | None) -> tuple[Tensor | None, int, int, float]:
+    """A number-or-tensor as the kernel takes it: a float64 tensor with the strides of (B, L), or a float."""
+    if tensor is None:
+        return None, 0, 0, value
+    steps = (*tensor.stride(), 0, 0)
+    return tensor, steps[0], steps[1], 0.0
+
+
+def _map(x: Tensor | None) -> tuple[Tensor | None, int, int]:
+    if x is None:
+        return None, 0, 0
+    x = x if x.stride(2) == 1 else x.contiguous()
+    return x, x.stride(0), x.stride(1)
+
+
+def guide_into(
+    guided: Tensor,
+    cfg: Tensor | None,
+    cond: Tensor,
+    uncond: Tensor | None,
+    prev: Tensor | None,
+    prev_hw: Sequence[int],
+    hw: Sequence[int],
+    t: float,
+    t_tensor: Tensor | None,
+    beta: float,
+    beta_tensor: Tensor | None,
+    prior: str,
+    interp: str,
+    cutoff: Sequence[int],
+) -> None:
+    """Writes guided and, where it is asked for, cfg: contiguous (B, L, C) of any float type."""
+    batch, length, channels = cond.shape
+    if not cond.numel():
+        return
+    with torch.cuda.device_of(cond):
+        plan, clean = absent(length), False
+        if prev is not None:
+            plan, clean = make_prior(prev, prev_hw, hw, prior, interp, cutoff)
+        _guide[programs(batch, plan.groups, plan.targets, channels)](
+            *_map(cond), *_map(uncond), *plan, channels, *_number(t, t_tensor), *_number(beta, beta_tensor),
+            guided, cfg, P=TARGETS, C=CHANNELS, CLEAN=clean, **EXACT,
+        )  # fmt: skip
+
+
+def guide(
+    cond: Tensor,
+    uncond: Tensor | None,
+    prev: Tensor | None,
+    prev_hw: Sequence[int],
+    hw: Sequence[int],
+    t: float,
+    t_tensor: Tensor | None,
+    beta: float,
+    beta_tensor: Tensor | None,
+    prior: str,
+    interp: str,
+    cutoff: Sequence[int],
+) -> tuple[Tensor, Tensor]:
+    """The op `varfast::guide`."""
+    guided, cfg = cond.new_empty(cond.shape), cond.new_empty(cond.shape)
+    guide_into(guided, cfg, cond, uncond, prev, prev_hw, hw, t, t_tensor, beta, beta_tensor, prior, interp, cutoff)
+    return guided, cfg
