@@ -1,4 +1,4 @@
-"""Train the built-in model's transformer on the tokens of a trained VQ-VAE: about fifty minutes on one core."""
+"""Train the built-in model's transformer on the tokens of a trained VQ-VAE: about 35 minutes on one core."""
 
 from __future__ import annotations
 
