@@ -55,7 +55,7 @@ class SelfAttention(nn.Module):
         if mask is None:
             out = F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v, scale=self.scale)
         else:
-            # Training. On a CPU the fused backward takes 30 % of a bfloat16 step; four plain operators take 12 %.
+            # Training. On a CPU fused attention takes a third of a bfloat16 step, plain operators 15 %.
             weights = torch.matmul(q * self.scale, k.transpose(2, 3)).masked_fill(~mask, -1e4).softmax(dim=-1)
             out = torch.matmul(weights.to(v.dtype), v)
         return self.proj(out.transpose(1, 2).flatten(2))
