@@ -14,7 +14,7 @@ SOURCES := $(shell find csrc setup.py CMakeLists.txt pyproject.toml -type f)
 # Two workers with one thread each: two cores are busy, and nobody waits for a neighbour's threads.
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n 2
 
-.PHONY: demo test check wheel-test bench lint format clean
+.PHONY: demo test check cuda wheel-test bench lint format clean
 
 demo: build/ready
 	@mkdir -p out
@@ -40,6 +40,10 @@ wheel-test: build/ready
 bench: build/ready
 	$(PY) -m pip install -q -e ".[bench]" --no-build-isolation --no-deps
 	$(PY) -m pytest benchmarks --benchmark-only
+
+# Compiles the CUDA library where nvcc is, with or without a GPU.
+cuda: build/ready
+	PATH="$$(realpath -s $(ENV))/bin:$$PATH" PYTHON=python .ci/cuda
 
 lint: build/ready
 	$(PY) -m ruff check .

@@ -15,6 +15,8 @@ from torch import Tensor
 
 import varfast  # noqa: F401
 
+pytestmark = pytest.mark.source_tree
+
 SOURCE = emulation.ROOT / "tests" / "simt" / "sample.cpp"
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 
@@ -104,18 +106,21 @@ def test_order_of_threads_changes_nothing(program: Path, tmp_path: Path) -> None
         check(program, tmp_path, logits, setting | {"seed": seed})
 
 
-def barriers() -> list[tuple[str, int]]:
-    """(file, which) of every block barrier that sample relies on."""
-    files = ("common/block.h", "sample/sample_cuda.cu")
-    return [
+# Every block barrier that sample relies on: (file, which).
+BARRIERS = [("common/block.h", 0), ("common/block.h", 1), ("common/block.h", 2), ("sample/sample_cuda.cu", 0)]
+
+
+def test_every_barrier_is_listed() -> None:
+    found = [
         (name, i)
-        for name in files
+        for name in ("common/block.h", "sample/sample_cuda.cu")
         for i in range(len(re.findall(r"\bbarrier\(\);", (emulation.ROOT / "csrc" / name).read_text())))
     ]
+    assert found == BARRIERS
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("file", "which"), barriers())
+@pytest.mark.parametrize(("file", "which"), BARRIERS)
 def test_every_barrier_is_missed(tmp_path: Path, file: str, which: int) -> None:
     shutil.copytree(emulation.ROOT / "csrc", tmp_path / "csrc")
     path = tmp_path / "csrc" / file

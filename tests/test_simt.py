@@ -5,6 +5,8 @@ from pathlib import Path
 import emulation
 import pytest
 
+pytestmark = pytest.mark.source_tree
+
 SOURCE = emulation.ROOT / "tests" / "simt" / "faults.cpp"
 
 
