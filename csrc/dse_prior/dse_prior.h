@@ -18,7 +18,7 @@ constexpr int kVecs = kTile / kLanes;
 // Rows of the product kept in registers: rows * vectors = 16 accumulators of AVX-512's 32 registers, 8 of AVX2's 16.
 constexpr int kBlock = kLanes == 16 ? 8 : kLanes == 8 ? 2 : 1;
 
-// out[p, :] = sum_t sum_k coef[t, k, p] x[t, k, :], one chain of fma's: the dense terms, then the sparse ones.
+// out[p, j, :] = sum_t sum_k coef[t, k, p] x[t, k, j, :], one chain of fma's: the dense terms, then the sparse ones.
 struct Mix {
   const float* coef;
   int64_t coef_term, targets;  // strides in floats, of a term and of a source
@@ -26,45 +26,79 @@ struct Mix {
   int64_t x_term, x_row;
   int dense, sparse, sources;
   const int32_t* spans;  // (sparse, targets, 2)
+  int columns;           // j: tiles that share the coefficients
+  int64_t x_column, out_row, out_column;
 };
 
-template <int P>
-VF_HD void mix_rows(const Mix& mix, int p0, float* out, int64_t out_row) {
-  F32 acc[P][kVecs];
+// P targets of J columns at once: P * J * kVecs accumulators for P broadcasts and J * kVecs loads a source.
+template <int P, int J>
+VF_HD void mix_rows(const Mix& mix, int p0, const float* x0, float* out) {
+  F32 acc[P][J][kVecs];
   for (int p = 0; p < P; ++p) {
-    for (int v = 0; v < kVecs; ++v) acc[p][v] = splat(0.0f);
+    for (int j = 0; j < J; ++j) {
+      for (int v = 0; v < kVecs; ++v) acc[p][j][v] = splat(0.0f);
+    }
   }
   for (int t = 0; t < mix.dense; ++t) {
     const float* coef = mix.coef + t * mix.coef_term + p0;
-    const float* x = mix.x + t * mix.x_term;
+    const float* x = x0 + t * mix.x_term;
     for (int k = 0; k < mix.sources; ++k, coef += mix.targets, x += mix.x_row) {
-      F32 source[kVecs];
-      for (int v = 0; v < kVecs; ++v) source[v] = load(x + v * kLanes);
+      F32 source[J][kVecs];
+      for (int j = 0; j < J; ++j) {
+        for (int v = 0; v < kVecs; ++v) source[j][v] = load(x + j * mix.x_column + v * kLanes);
+      }
       for (int p = 0; p < P; ++p) {
-        for (int v = 0; v < kVecs; ++v) acc[p][v] = fma(splat(coef[p]), source[v], acc[p][v]);
+        const F32 c = splat(coef[p]);
+        for (int j = 0; j < J; ++j) {
+          for (int v = 0; v < kVecs; ++v) acc[p][j][v] = fma(c, source[j][v], acc[p][j][v]);
+        }
       }
     }
   }
   for (int t = 0; t < mix.sparse; ++t) {
     const float* coef = mix.coef + (mix.dense + t) * mix.coef_term + p0;
-    const float* x = mix.x + (mix.dense + t) * mix.x_term;
+    const float* x = x0 + (mix.dense + t) * mix.x_term;
     const int32_t* span = mix.spans + 2 * (t * mix.targets + p0);
     for (int p = 0; p < P; ++p) {
       for (int k = span[2 * p]; k < span[2 * p + 1]; ++k) {
         const F32 c = splat(coef[k * mix.targets + p]);
-        for (int v = 0; v < kVecs; ++v) acc[p][v] = fma(c, load(x + k * mix.x_row + v * kLanes), acc[p][v]);
+        for (int j = 0; j < J; ++j) {
+          for (int v = 0; v < kVecs; ++v) {
+            acc[p][j][v] = fma(c, load(x + k * mix.x_row + j * mix.x_column + v * kLanes), acc[p][j][v]);
+          }
+        }
       }
     }
   }
   for (int p = 0; p < P; ++p) {
-    for (int v = 0; v < kVecs; ++v) store(out + p * out_row + v * kLanes, acc[p][v]);
+    for (int j = 0; j < J; ++j) {
+      for (int v = 0; v < kVecs; ++v) store(out + p * mix.out_row + j * mix.out_column + v * kLanes, acc[p][j][v]);
+    }
   }
 }
 
-VF_HD void mix_all(const Mix& mix, int first, int rows, float* out, int64_t out_row) {
+template <int P>
+VF_HD void mix_columns(const Mix& mix, int p0, float* out) {
+  constexpr int kColumns = kBlock / P;
+  int j = 0;
+  for (; j + kColumns <= mix.columns; j += kColumns) {
+    mix_rows<P, kColumns>(mix, p0, mix.x + j * mix.x_column, out + j * mix.out_column);
+  }
+  for (; j < mix.columns; ++j) mix_rows<P, 1>(mix, p0, mix.x + j * mix.x_column, out + j * mix.out_column);
+}
+
+// Targets [first, first + rows), the first one at out.
+VF_HD void mix_all(const Mix& mix, int first, int rows, float* out) {
   int p = 0;
-  for (; p + kBlock <= rows; p += kBlock) mix_rows<kBlock>(mix, first + p, out + p * out_row, out_row);
-  for (; p < rows; ++p) mix_rows<1>(mix, first + p, out + p * out_row, out_row);
+  const auto at = [&] { return out + p * mix.out_row; };
+  for (; p + kBlock <= rows; p += kBlock) mix_columns<kBlock>(mix, first + p, at());
+  if constexpr (kBlock > 4) {
+    for (; p + 4 <= rows; p += 4) mix_columns<4>(mix, first + p, at());
+  }
+  if constexpr (kBlock > 2) {
+    for (; p + 2 <= rows; p += 2) mix_columns<2>(mix, first + p, at());
+  }
+  for (; p < rows; ++p) mix_columns<1>(mix, first + p, at());
 }
 
 // Which channels of a tile have a prior.
@@ -122,10 +156,12 @@ VF_HD void prior_block(const PriorPlan& plan, const float* x, int row0, int rows
                        float* out, int64_t out_row) {
   const int terms = plan.dense + plan.sparse;
   if (terms == 0) {
-    const Mix mix{plan.matrix, 0, static_cast<int64_t>(plan.h) * plan.w, x, 0, kTile, 1, 0, plan.m_h * plan.m_w, nullptr};
+    const Mix mix{
+        plan.matrix, 0, static_cast<int64_t>(plan.h) * plan.w, x, 0, kTile, 1, 0, plan.m_h * plan.m_w, nullptr, 1, 0,
+        out_row,     0};
     const bool whole = cols == plan.w;  // then the block's positions follow one another
     for (int i = 0; i < (whole ? 1 : rows); ++i) {
-      mix_all(mix, (row0 + i) * plan.w + col0, whole ? rows * cols : cols, out + i * cols * out_row, out_row);
+      mix_all(mix, (row0 + i) * plan.w + col0, whole ? rows * cols : cols, out + i * cols * out_row);
     }
     return;
   }
@@ -134,15 +170,26 @@ VF_HD void prior_block(const PriorPlan& plan, const float* x, int row0, int rows
     const float* coef = plan.along_h + static_cast<int64_t>(t) * plan.m_h * plan.h;
     const bool sparse = t >= plan.dense;
     const int32_t* spans = sparse ? plan.span_h + 2 * (t - plan.dense) * plan.h : nullptr;
-    for (int j = 0; j < plan.m_w; ++j) {
-      const Mix mix{coef, 0, plan.h, x + j * kTile, 0, line, sparse ? 0 : 1, sparse ? 1 : 0, plan.m_h, spans};
-      mix_all(mix, row0, rows, scratch + t * rows * line + j * kTile, line);
-    }
+    const Mix mix{coef,           0,        plan.h, x,        0,     line, sparse ? 0 : 1,
+                  sparse ? 1 : 0, plan.m_h, spans,  plan.m_w, kTile, line, kTile};
+    mix_all(mix, row0, rows, scratch + t * rows * line);
   }
   for (int i = 0; i < rows; ++i) {
-    const Mix mix{plan.along_w, static_cast<int64_t>(plan.m_w) * plan.w, plan.w, scratch + i * line, rows * line, kTile,
-                  plan.dense, plan.sparse, plan.m_w, plan.span_w};
-    mix_all(mix, col0, cols, out + static_cast<int64_t>(i) * cols * out_row, out_row);
+    const Mix mix{plan.along_w,
+                  static_cast<int64_t>(plan.m_w) * plan.w,
+                  plan.w,
+                  scratch + i * line,
+                  rows * line,
+                  kTile,
+                  plan.dense,
+                  plan.sparse,
+                  plan.m_w,
+                  plan.span_w,
+                  1,
+                  0,
+                  out_row,
+                  0};
+    mix_all(mix, col0, cols, out + static_cast<int64_t>(i) * cols * out_row);
   }
 }
 

@@ -12,8 +12,12 @@ VF_BEGIN
 constexpr int kSubs = 4;
 constexpr int kSpan = kSubs * kTile;
 
+// Large source grids take half the span: 48 x 48 sources of 128 channels are 1.1 MiB, and half of it buys a third grid
+// row of guided logits instead, and each pass over prev serves one more.
+VF_HD int span_width(const PriorPlan& plan) { return plan.m_h * plan.m_w <= 512 ? kSpan : 2 * kTile; }
+
 struct PrevSpan {
-  float* x;  // (kSubs, sources, kTile)
+  float* x;  // (tiles, sources, kTile)
   TileFlags flags[kSubs];
 };
 
@@ -32,13 +36,13 @@ VF_HD int64_t block_position(const Block& block, int w, int at) {
   return static_cast<int64_t>(block.row0 + at / block.cols) * w + block.col0 + at % block.cols;
 }
 
-// out[at, kSpan] for the block's positions.
+// out[at, span_width] for the block's positions.
 VF_HD void span_prior(const PriorPlan& plan, const PrevSpan& span, int64_t width, const Block& block, float* scratch,
                       float* out) {
   const int64_t sources = static_cast<int64_t>(plan.m_h) * plan.m_w;
   for (int sub = 0; sub * kTile < width; ++sub) {
     prior_block(plan, span.x + sub * sources * kTile, block.row0, block.rows, block.col0, block.cols, scratch,
-                out + sub * kTile, kSpan);
+                out + sub * kTile, span_width(plan));
   }
 }
 
@@ -95,9 +99,11 @@ VF_HD void combine(const GuideArgs& args, int64_t image, int64_t position, int64
 }
 
 // Scratch of guidance with a prior, in floats: the gathered span, the block's prior, and what lies between.
-VF_HD int64_t span_floats(const PriorPlan& plan) { return static_cast<int64_t>(plan.m_h) * plan.m_w * kSpan; }
+VF_HD int64_t span_floats(const PriorPlan& plan) {
+  return static_cast<int64_t>(plan.m_h) * plan.m_w * span_width(plan);
+}
 VF_HD int64_t block_floats(const PriorPlan& plan, int rows, int cols) {
-  return static_cast<int64_t>(rows) * cols * kSpan + prior_scratch(plan, rows);
+  return static_cast<int64_t>(rows) * cols * span_width(plan) + prior_scratch(plan, rows);
 }
 
 VF_END

@@ -41,10 +41,10 @@ template <class T>
 void guide_span(const GuideTask& task, int64_t image, int64_t c0, float* scratch) {
   const GuideArgs& args = task.guide;
   const PriorPlan& plan = args.plan;
-  const int64_t width = args.channels - c0 < kSpan ? args.channels - c0 : kSpan;
+  const int64_t wide = span_width(plan), width = args.channels - c0 < wide ? args.channels - c0 : wide;
   PrevSpan span{scratch, {}};
   float* prior = scratch + span_floats(plan);
-  float* between = prior + static_cast<int64_t>(kGuideRows) * plan.w * kSpan;
+  float* between = prior + static_cast<int64_t>(kGuideRows) * plan.w * wide;
   StoreBoth<T> sink = outputs<T>(task, image);
   gather_span<T>(args, image, c0, width, span);
   for (int row = 0; row < plan.h; row += kGuideRows) {
@@ -55,8 +55,7 @@ void guide_span(const GuideTask& task, int64_t image, int64_t c0, float* scratch
       if (at + kAhead < positions) {
         prefetch_position<T>(args, image, block_position(block, plan.w, at + kAhead), c0, width);
       }
-      combine<T>(args, image, block_position(block, plan.w, at), c0, width, prior + static_cast<int64_t>(at) * kSpan,
-                 span.flags, sink);
+      combine<T>(args, image, block_position(block, plan.w, at), c0, width, prior + at * wide, span.flags, sink);
     }
   }
 }
@@ -73,7 +72,8 @@ void guide_tasks(const GuideTask& task, int64_t begin, int64_t end, float* scrat
   const int64_t each = task.guide.prev.data != nullptr ? task.spans : task.guide.length;
   for (int64_t at = begin; at < end; ++at) {
     if (task.guide.prev.data != nullptr) {
-      VF_FOR_DTYPE(task.guide.dtype, T, guide_span<T>(task, at / each, at % each * kSpan, scratch));
+      VF_FOR_DTYPE(task.guide.dtype, T,
+                   guide_span<T>(task, at / each, at % each * span_width(task.guide.plan), scratch));
     } else {
       VF_FOR_DTYPE(task.guide.dtype, T, guide_position<T>(task, at / each, at % each));
     }
@@ -99,17 +99,16 @@ std::tuple<Tensor, Tensor> guide(const Tensor& cond, OptTensor uncond, OptTensor
   const std::vector<int64_t> shape{args.batch, args.length, args.channels};
   Tensor guided = empty_like_shape(cond, shape, cond.scalar_type());
   Tensor cfg = empty_like_shape(cond, shape, cond.scalar_type());
-  const int64_t spans = (args.channels + portable::kSpan - 1) / portable::kSpan;
+  const int64_t wide = portable::span_width(args.plan), spans = (args.channels + wide - 1) / wide;
   const GuideTask task{args, guided.mutable_data_ptr(), cfg.mutable_data_ptr(), spans};
   const bool with_prior = prev.has_value();
   const int64_t floats =
       with_prior ? portable::span_floats(args.plan) + portable::block_floats(args.plan, kGuideRows, args.plan.w) : 0;
   // Without a prior a position of 4096 channels takes about 1 us: several go together.
   const int64_t grain = with_prior ? 1 : 1 + 16384 / (args.channels + 1);
-  torch::stable::parallel_for(0, args.batch * (with_prior ? spans : args.length), grain,
-                              [&](int64_t begin, int64_t end) {
-                                VF_DISPATCH(guide_tasks, task, begin, end, thread_scratch<float>(floats));
-                              });
+  torch::stable::parallel_for(
+      0, args.batch * (with_prior ? spans : args.length), grain,
+      [&](int64_t begin, int64_t end) { VF_DISPATCH(guide_tasks, task, begin, end, thread_scratch<float>(floats)); });
   return {guided, cfg};
 }
 
@@ -118,7 +117,8 @@ std::tuple<Tensor, Tensor> guide(const Tensor& cond, OptTensor uncond, OptTensor
 
 STABLE_TORCH_LIBRARY_FRAGMENT(varfast, m) {
   m.def(
-      "guide(Tensor cond, Tensor? uncond, Tensor? prev, int[] prev_hw, int[] hw, float t, Tensor? t_tensor, float beta, "
+      "guide(Tensor cond, Tensor? uncond, Tensor? prev, int[] prev_hw, int[] hw, float t, Tensor? t_tensor, float "
+      "beta, "
       "Tensor? beta_tensor, str prior, str interp, int[] cutoff) -> (Tensor guided, Tensor cfg)");
 }
 STABLE_TORCH_LIBRARY_IMPL(varfast, CPU, m) { m.impl("guide", TORCH_BOX(&varfast::guide)); }

@@ -16,8 +16,7 @@ struct GuideSetup {
 inline GuideSetup guide_setup(const Tensor& cond, const OptTensor& uncond, const OptTensor& prev,
                               const std::vector<int64_t>& prev_hw, const std::vector<int64_t>& hw, double t,
                               const OptTensor& t_tensor, double beta, const OptTensor& beta_tensor,
-                              const std::string& prior, const std::string& interp,
-                              const std::vector<int64_t>& cutoff) {
+                              const std::string& prior, const std::string& interp, const std::vector<int64_t>& cutoff) {
   GuideSetup out;
   out.cond = rows_of(cond, "cond");
   GuideArgs& args = out.args;
@@ -43,7 +42,8 @@ inline GuideSetup guide_setup(const Tensor& cond, const OptTensor& uncond, const
     like_cond(out.prev, "prev");
     args.prev = view(out.prev);
     args.plan = dse_operator(prior_spec(prev_hw, hw, prior, interp, cutoff));
-    STD_TORCH_CHECK(out.prev.length == args.plan.m_h * args.plan.m_w, "prev must have one row for each cell of prev_hw");
+    STD_TORCH_CHECK(out.prev.length == args.plan.m_h * args.plan.m_w,
+                    "prev must have one row for each cell of prev_hw");
     STD_TORCH_CHECK(args.length == args.plan.h * args.plan.w, "cond must have one row for each cell of hw");
   }
   out.t = scalars_of(t, t_tensor, "t", args.batch, args.length);

@@ -8,7 +8,7 @@ struct GuidedSampleTask {
   GuideArgs guide;
   SampleArgs sample;
   int64_t groups;
-  void* cfg;  // (B, L, C), contiguous; or null
+  void* cfg;          // (B, L, C), contiguous; or null
   int64_t blocks;     // per image
   int rows, cols;     // of a block; the last ones may be smaller
   int blocks_across;  // blocks side by side in a grid row
@@ -53,11 +53,12 @@ void guided_block(const GuidedSampleTask& task, int64_t image, const Block& bloc
   if (task.cfg != nullptr) sink.cfg = static_cast<T*>(task.cfg) + image * args.length * args.channels;
 
   if (with_prior) {
+    const int64_t wide = span_width(plan);
     PrevSpan span{work, {}};
     float* prior = work + span_floats(plan);
-    float* between = prior + static_cast<int64_t>(task.rows) * task.cols * kSpan;
-    for (int64_t c0 = 0; c0 < args.channels; c0 += kSpan) {
-      const int64_t width = args.channels - c0 < kSpan ? args.channels - c0 : kSpan;
+    float* between = prior + static_cast<int64_t>(task.rows) * task.cols * wide;
+    for (int64_t c0 = 0; c0 < args.channels; c0 += wide) {
+      const int64_t width = args.channels - c0 < wide ? args.channels - c0 : wide;
       gather_span<T>(args, image, c0, width, span);
       span_prior(plan, span, width, block, between, prior);
       for (int at = 0; at < positions; ++at) {
@@ -65,8 +66,7 @@ void guided_block(const GuidedSampleTask& task, int64_t image, const Block& bloc
           prefetch_position<T>(args, image, block_position(block, plan.w, at + kAhead), c0, width);
         }
         sink.at = at;
-        combine<T>(args, image, block_position(block, plan.w, at), c0, width,
-                   prior + static_cast<int64_t>(at) * kSpan, span.flags, sink);
+        combine<T>(args, image, block_position(block, plan.w, at), c0, width, prior + at * wide, span.flags, sink);
       }
     }
   }
@@ -117,7 +117,7 @@ namespace varfast {
 namespace {
 
 // 3 MiB of guided logits leave a quarter of the 4 MiB that a thread may take to everything else.
-constexpr int64_t kGuidedFloats = 3072 * 1024 / 4;
+constexpr int64_t kGuidedFloats = 3300 * 1024 / 4;
 
 // How an image's positions are cut into blocks: whole grid rows where they fit (the prior's work along the height is
 // shared by a row), parts of one where not even a single row fits; small enough to give every thread some.
@@ -152,12 +152,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> guided_sample(
       guide_setup(cond, uncond, prev, prev_hw, hw, t, t_tensor, beta, beta_tensor, prior, interp, cutoff);
   const GuideArgs& args = guide.args;
   STD_TORCH_CHECK(groups >= 1 && args.channels % groups == 0, "groups must divide the channels, got ", groups);
-  const SampleSetup sample =
-      sample_setup(cond, args.batch, args.length * groups, args.channels / groups, seeds, positions, stream, purpose,
-                   temperature, temperature_tensor, temperature_last, top_k, top_p, top_p_tensor, min_p, min_p_tensor,
-                   draws, with_stats);
+  const SampleSetup sample = sample_setup(cond, args.batch, args.length * groups, args.channels / groups, seeds,
+                                          positions, stream, purpose, temperature, temperature_tensor, temperature_last,
+                                          top_k, top_p, top_p_tensor, min_p, min_p_tensor, draws, with_stats);
   const int64_t keep = with_cfg ? 1 : 0;
-  Tensor cfg = empty_like_shape(cond, {args.batch * keep, args.length * keep, args.channels * keep}, cond.scalar_type());
+  Tensor cfg =
+      empty_like_shape(cond, {args.batch * keep, args.length * keep, args.channels * keep}, cond.scalar_type());
   GuidedSampleTask task{args, sample.args, groups, with_cfg ? cfg.mutable_data_ptr() : nullptr, 0, 0, 0, 0};
   cut_blocks(task, torch::stable::get_num_threads());
 
