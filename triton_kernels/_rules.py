@@ -32,13 +32,17 @@ class Rules(NamedTuple):
     least: int
 
 
+def as_bits(value: float) -> int:
+    """A float64 as an int64, which reaches a kernel unrounded."""
+    return struct.unpack("q", struct.pack("d", value))[0]
+
+
 def _of_numbers(temperature: float, temperature_last: bool, top_p: float, min_p: float) -> Rules:
     c = min(_LOG2_E / temperature, _LARGEST) if temperature > 0 else math.inf
     c_filter = _LOG2_E if temperature_last or temperature == 0 else c
     drop = 1.0 - top_p if 0 < top_p < 1 else -1.0
     least = math.ceil(min(min_p * _ONE, _ONE)) if min_p > 0 else 0
-    bits = struct.unpack("q", struct.pack("d", drop))[0]
-    return Rules(None, 0, 0, float(np.float32(c_filter)), float(np.float32(c)), bits, least)
+    return Rules(None, 0, 0, float(np.float32(c_filter)), float(np.float32(c)), as_bits(drop), least)
 
 
 def make_rules(

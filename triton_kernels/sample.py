@@ -29,9 +29,14 @@ CHANGING = ["rows", "length", "step", "least", "stream", "purpose", "top_k", "dr
 
 
 @triton.jit
-def kept_weights(x, vocab, column, rule, largest, top_k):
-    """Final weights (int64) of a tile of logits, and how many tokens stay in each row; x is -inf where excluded."""
-    c_filter, c_draw, drop, least, greedy = rule
+def kept_tokens(x, vocab, column, rule, top_k):
+    """(which tokens of a tile stay, the tile with -inf in rows that are not valid, the rows' largest, and validity)."""
+    c_filter, _, drop, least, greedy = rule
+    bad = (x != x) | (x == float("inf"))
+    largest = tl.max(tl.where(bad, float("-inf"), x), axis=1)
+    valid = (tl.sum(bad.to(tl.int32), axis=1) == 0) & (largest > float("-inf"))
+    x = tl.where(valid[:, None], x, float("-inf"))
+    largest = tl.where(valid, largest, 0.0)
     key = order_key(x)
     inside = column[None, :] < vocab
     weight = weight_of((x - largest[:, None]) * c_filter[:, None])
@@ -48,21 +53,18 @@ def kept_weights(x, vocab, column, rule, largest, top_k):
     keep = (key >= low[:, None]) & (weight >= least[:, None]) & (x > float("-inf"))
     first = tl.min(tl.where(x == largest[:, None], column[None, :], vocab), axis=1)
     keep = tl.where(greedy[:, None], column[None, :] == first[:, None], keep)
-    weight = weight_of((x - largest[:, None]) * c_draw[:, None])
-    weight = tl.where(greedy[:, None], tl.full(weight.shape, 1, tl.uint32), weight)
-    return tl.where(keep, weight, 0).to(tl.int64), tl.sum(keep.to(tl.int32), axis=1)
+    return keep, x, largest, valid
 
 
 @triton.jit
 def draw_tile(x, inside, column, vocab, row, seed, position, rule, stream, purpose, top_k, draws,
               ids, logprobs, kept, entropy):  # fmt: skip
     """Samples each row of a tile of float32 logits (-inf beyond the vocabulary) and writes what is asked for."""
-    bad = (x != x) | (x == float("inf"))
-    largest = tl.max(tl.where(bad, float("-inf"), x), axis=1)
-    valid = (tl.sum(bad.to(tl.int32), axis=1) == 0) & (largest > float("-inf"))
-    x = tl.where(valid[:, None], x, float("-inf"))
-    largest = tl.where(valid, largest, 0.0)
-    weight, count = kept_weights(x, vocab, column, rule, largest, top_k)
+    keep, x, largest, valid = kept_tokens(x, vocab, column, rule, top_k)
+    _, c_draw, _, _, greedy = rule
+    weight = weight_of((x - largest[:, None]) * c_draw[:, None]).to(tl.int64)
+    weight = tl.where(keep, tl.where(greedy[:, None], 1, weight), 0)
+    count = tl.sum(keep.to(tl.int32), axis=1)
     running = tl.cumsum(weight, axis=1)
     total = tl.sum(weight, axis=1)
     for s in range(draws):

@@ -75,3 +75,4 @@ def _fake(logits: Tensor, codebook: Tensor, *rest: object) -> Tensor:
 
 
 _library.register_reference("smooth_embed", _reference)
+_library.register_triton("smooth_embed")

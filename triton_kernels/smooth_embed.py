@@ -1,0 +1,89 @@
+"""smooth_embed in Triton: a row's probabilities from one kernel, mixed with the codebook by one matrix product.
+
+Scores are made in float64: float32 is off by 2e-6, which 1 / tau (200 at the last scale) would turn into 4e-4 of a
+weight. The probabilities pass through memory once as float32; the product is torch's own.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from varfast.triton_kernels._exact import EXACT
+from varfast.triton_kernels._rules import as_bits, load_rule, make_rules
+from varfast.triton_kernels.sample import CHANGING, ON_CHIP, TILE, kept_tokens, locate
+
+from varfast.reference.smooth_embed import smooth_embed as reference
+
+
+@triton.jit
+def _exponential(noise, seed, position, row, column, vocab, stream, inside):
+    """E ~ Exp(1) of each token as float64: purpose 1, draw = token, or as recorded."""
+    if noise is not None:
+        e = tl.load(noise + row[:, None] * vocab + column[None, :], mask=inside, other=1.0).to(tl.float64)
+    else:
+        token = (column[None, :] + tl.zeros_like(position)[:, None]).to(tl.uint32)
+        counter = tl.zeros_like(token) + position.to(tl.uint32)[:, None]
+        x0, _, _, _ = tl.philox(seed[:, None], counter, token, tl.zeros_like(token) + stream, tl.zeros_like(token) + 1)
+        u = ((x0.to(tl.float64) + 0.5) * 2.3283064365386963e-10).to(tl.float32)
+        e = -tl.log(1.0 - tl.minimum(u, 0.9999999403953552).to(tl.float64))
+    return e
+
+
+@triton.jit(do_not_specialize=CHANGING)
+def _probabilities(logits, image_step, row_step, step_v, rows, length, vocab, seeds, seed_step,
+                   positions, position_batch, position_row,
+                   table, column, step, c_filter, c_draw, drop: tl.int64, least: tl.int64,
+                   noise, stream, top_k, ratio: tl.int64, tau: tl.int64, out,
+                   ROWS: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    inside = row < rows
+    row = tl.where(inside, row, 0)
+    token = tl.arange(0, BLOCK)
+    image, place, seed, position = locate(row, length, seeds, seed_step, positions, position_batch, position_row)
+    inside = (token < vocab)[None, :] & inside[:, None]
+    at = logits + (image * image_step + place * row_step)[:, None] + token.to(tl.int64)[None, :] * step_v
+    x = tl.load(at, mask=inside, other=float("-inf")).to(tl.float32)
+    rule = load_rule(table, column, step, c_filter, c_draw, drop, least, image)
+    keep, x, _, valid = kept_tokens(x, vocab, token, rule, top_k)
+    e = _exponential(noise, seed, position, row, token, vocab, stream, inside)
+    one = tl.zeros_like(image)
+    ratio = (one + ratio).to(tl.float64, bitcast=True)
+    tau = (one + tau).to(tl.float64, bitcast=True)
+    score = (1.0 + ratio)[:, None] * tl.where(keep, x, 0.0).to(tl.float64) - tl.log(e)
+    score = tl.where(keep, score, float("-inf"))
+    highest = tl.where(valid, tl.max(score, axis=1), 0.0)
+    weight = tl.exp((score - highest[:, None]) / tau[:, None])
+    share = weight / tl.where(valid, tl.sum(weight, axis=1), float("nan"))[:, None]
+    tl.store(out + row[:, None] * vocab + token[None, :], share.to(tl.float32), mask=inside)
+
+
+def smooth_embed(
+    logits: Tensor,
+    codebook: Tensor,
+    seeds: Tensor,
+    noise: Tensor | None,
+    positions: Tensor | None,
+    ratio: float,
+    tau: float,
+    stream: int,
+    top_k: int,
+    top_p: float,
+) -> Tensor:
+    """The op `varfast::smooth_embed`; a row that does not fit on chip takes the reference."""
+    batch, length, vocab = logits.shape
+    if vocab > ON_CHIP or not logits.numel():
+        return reference(logits, codebook, seeds, noise, positions, ratio, tau, stream, top_k, top_p)
+    rows = batch * length
+    shares = logits.new_empty(rows, vocab, dtype=torch.float32)
+    steps = (0, 0) if positions is None else (positions.stride(0) if positions.dim() == 2 else 0, positions.stride(-1))
+    rules = make_rules(1.0, None, False, top_p, None, 0.0, None, batch, logits.device)
+    block = triton.next_power_of_2(max(vocab, 2))
+    tile = max(1, TILE // block)
+    with torch.cuda.device_of(logits):
+        _probabilities[(triton.cdiv(rows, tile),)](
+            logits, *logits.stride(), rows, length, vocab, seeds, seeds.stride(0), positions, *steps, *rules,
+            None if noise is None else noise.contiguous(), stream, min(top_k, vocab), as_bits(ratio), as_bits(tau),
+            shares, ROWS=tile, BLOCK=block, num_warps=max(4, block // 512), **EXACT,
+        )  # fmt: skip
+        mixed = shares @ codebook.to(torch.float32)
+    return mixed.to(codebook.dtype).view(batch, length, codebook.shape[1])
