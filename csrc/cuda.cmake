@@ -8,6 +8,7 @@ list(APPEND CMAKE_CUDA_ARCHITECTURES "${newest}-virtual")  # later machines comp
 enable_language(CUDA)
 set(CMAKE_CUDA_STANDARD 20)
 set(CMAKE_CUDA_EXTENSIONS OFF)
+set(CMAKE_CUDA_VISIBILITY_PRESET hidden)
 if(NOT CMAKE_CUDA20_STANDARD_COMPILE_OPTION)  # before 3.26, CMake does not know that nvcc 12 has it
   set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION "-std=c++20")
 endif()
