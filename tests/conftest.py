@@ -32,3 +32,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             # Not item.keywords: they hold the names of the folders above as well.
             if item.get_closest_marker(mark) is not None and mark not in required:
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(params=["portable", "avx2", "avx512"])
+def simd(request: pytest.FixtureRequest):
+    """Runs a test at each instruction set that this processor has."""
+    from varfast import _info
+
+    before = _info.simd_level()
+    try:
+        _info.set_simd_level(request.param)
+    except ValueError:
+        pytest.skip(f"this processor has no {request.param}")
+    yield request.param
+    _info.set_simd_level(before)

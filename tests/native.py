@@ -1,0 +1,73 @@
+"""Compiles pieces of csrc for a test, with the flags that CMakeLists.txt gives the op library."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+CSRC = ROOT / "csrc"
+
+
+def _words(name: str) -> list[str]:
+    """The words of a `set(name ...)` or `name(...)` line, with other variables left in."""
+    text = (ROOT / "CMakeLists.txt").read_text()
+    found = re.search(rf"^\s*(?:set\({name} |{name}\()([^)]*)\)", text, re.MULTILINE)
+    assert found, name
+    return found[1].split()
+
+
+def flags(level: str) -> list[str]:
+    """What the build passes to the compiler for an instruction set."""
+    out = ["-std=c++20", "-fPIC", "-fvisibility=hidden", *_words("add_compile_options"), f"-DVF_ISA={level}"]
+    if level != "portable":
+        for word in _words(f"{level}_flags"):
+            out += _words("avx2_flags") if word == "${avx2_flags}" else [word]
+    return [*out, "-Wno-maybe-uninitialized", "-Wno-uninitialized", f"-I{CSRC}"]
+
+
+def torch_flags() -> list[str]:
+    include = Path(torch.__file__).parent / "include"
+    return [
+        f"-isystem{include}",
+        f"-isystem{include / 'torch/csrc/api/include'}",
+        "-DTORCH_TARGET_VERSION=0x020a000000000000",
+    ]
+
+
+def torch_libraries() -> list[str]:
+    lib = Path(torch.__file__).parent / "lib"
+    return [str(lib / "libtorch_cpu.so"), str(lib / "libc10.so"), f"-Wl,-rpath,{lib}"]
+
+
+def tool(name: str) -> str:
+    """Path of a program, or a skip that says that it is missing."""
+    found = shutil.which(name)
+    if found is None:
+        pytest.skip(f"needs {name}")
+    return found
+
+
+def need_sources() -> None:
+    if not CSRC.is_dir():
+        pytest.skip("needs csrc/, the sources beside the tests")
+
+
+def run(*command: object, **options: object) -> str:
+    """Output of a program; an assertion that quotes it where it fails."""
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, **options)
+    assert done.returncode == 0, f"{' '.join(map(str, command))}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def compile_cpp(source: str, out: Path, *arguments: str, compiler: str = "g++") -> Path:
+    """Compiles a C++ text to `out`: an object for a name that ends in .o, else what the arguments say."""
+    need_sources()
+    file = out.with_suffix(".cpp")
+    file.write_text(source)
+    last = ["-c"] if out.suffix == ".o" else []
+    run(tool(compiler), *last, file, "-o", out, *arguments)
+    return out
