@@ -57,6 +57,9 @@ def smooth_embed(
         if noise.shape != logits.shape:
             raise ValueError(f"noise must have shape {tuple(logits.shape)}, got {tuple(noise.shape)}")
         _checks.check_device("noise", noise, logits, "logits")
+    for name, value in (("ratio", ratio), ("top_p", top_p)):
+        if isinstance(value, Tensor):  # scalar_argument would take it, and the schema has no room for it
+            raise TypeError(f"{name} must be a number, got Tensor")
     ratio, _ = _checks.scalar_argument("ratio", ratio, batch, logits.device, low=0.0)
     if tau is None:
         tau = max(0.27 * (1 - 0.95 * ratio), 0.005)
