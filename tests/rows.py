@@ -74,7 +74,8 @@ def exact_distribution(
         x = x.masked_fill(x < x.sort(descending=True).values[top_k - 1], -math.inf)
     p = torch.softmax(x, -1)
     if 0 < top_p < 1:
-        mass = torch.stack([p[x <= value].sum() for value in x])
+        ascending, order = x.sort()
+        mass = p[order].cumsum(0)[torch.searchsorted(ascending, x, right=True) - 1]  # of all values up to one's own
         gone = (mass <= 1 - top_p) & (x < x.max())
         p = p.masked_fill(gone, 0.0)
     p = p.masked_fill(p < min_p * p.max(), 0.0)

@@ -27,6 +27,8 @@ extern "C" __attribute__((visibility("default"))) void philox(const uint32_t* in
 }
 """
 
+pytestmark = pytest.mark.source_tree
+
 # x as float32 hexadecimal and its weight: made once by the reference; a change here changes every drawn image.
 WEIGHTS = {
     "0x0.0p+0": 2147483648,
