@@ -106,6 +106,13 @@ def test_order_of_threads_changes_nothing(program: Path, tmp_path: Path) -> None
         check(program, tmp_path, logits, setting | {"seed": seed})
 
 
+@pytest.mark.slow
+def test_address_sanitizer_finds_nothing(tmp_path: Path) -> None:
+    watched = emulation.build(SOURCE, "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+    logits = torch.randn(2, 5, 77, generator=torch.Generator().manual_seed(6)) * 3
+    check(watched, tmp_path, logits, make_setting(random.Random(6), 77, 2))
+
+
 # Every block barrier that sample relies on: (file, which).
 BARRIERS = [("common/block.h", 0), ("common/block.h", 1), ("common/block.h", 2), ("sample/sample_cuda.cu", 0)]
 

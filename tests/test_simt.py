@@ -21,6 +21,8 @@ def test_correct_kernels_pass(program: Path, seed: str) -> None:
     assert done.returncode == 0, done.stderr
     total = sum(range(64))
     assert [int(x) for x in done.stdout.split()] == [63 - i + total for i in range(64)] * 3
+    done = emulation.run(program, "greedy", "none", seed)
+    assert done.returncode == 0 and done.stdout.split() == [str(i) for i in range(64)] * 3, done.stderr
     done = emulation.run(program, "rotate", "none", seed)
     assert done.returncode == 0, done.stderr
     assert [int(x) for x in done.stdout.split()] == [i // 32 * 32 + (i % 32 + 1) % 32 for i in range(64)] * 3
@@ -39,6 +41,7 @@ def test_correct_kernels_pass(program: Path, seed: str) -> None:
         ("reverse", "two places", ("divergent barrier",)),
         ("reverse", "ended thread", ("divergent barrier",)),
         ("reverse", "uninitialised read", ("uninitialised read",)),
+        ("greedy", "too much", ("out of bounds",)),
         ("rotate", "removed warp barrier", ("race", "uninitialised read")),
         ("rotate", "other warp", ("race", "uninitialised read")),
     ],

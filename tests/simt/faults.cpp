@@ -37,6 +37,13 @@ VF_KERNEL reverse(Args args) {
   if (args.fault == "global overrun" && me == 0) out[args.size] = 1;
 }
 
+// Takes more dynamic shared memory than its launch gave.
+VF_KERNEL greedy(Args args) {
+  VF_SHARED_DYNAMIC(int, numbers, args.fault == "none" ? threads() : threads() + 1);
+  numbers[thread_x()] = thread_x();
+  view<int>(args.out, args.size)[block_x() * threads() + thread_x()] = numbers[thread_x()];
+}
+
 // Within a warp a warp barrier is enough.
 VF_KERNEL rotate(Args args) {
   VF_SHARED(int, numbers, 64);
@@ -54,9 +61,11 @@ int main(int, char** argv) {
   varfast::simt::seed = std::strtoull(argv[3], nullptr, 10);
   std::vector<int> out(3 * 64, -1);
   const varfast::device::Args args{argv[2], out.data(), static_cast<int64_t>(out.size())};
-  const varfast::Launch shape{3, 64, 0, nullptr};
+  const varfast::Launch shape{3, 64, 64 * sizeof(int), nullptr};
   if (kernel == "reverse") {
     VF_LAUNCH(varfast::device::reverse, shape, args);
+  } else if (kernel == "greedy") {
+    VF_LAUNCH(varfast::device::greedy, shape, args);
   } else {
     VF_LAUNCH(varfast::device::rotate, shape, args);
   }
