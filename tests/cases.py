@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from varfast import _info
+
 LEVELS = ("portable", "avx2", "avx512")
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 # Largest error in norm against the reference in float64.
@@ -49,6 +51,11 @@ SMOOTH = (
     (257, 32, 1.0, 0, 0.0),
     (1024, 33, 0.25, 900, 0.5),
 )
+
+
+def levels() -> list[str]:
+    """The instruction sets that this processor has."""
+    return [level for level in LEVELS if LEVELS.index(level) <= LEVELS.index(_info.best_simd_level())]
 
 
 def error(got: Tensor, want: Tensor) -> float:

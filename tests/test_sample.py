@@ -2,15 +2,11 @@
 
 import pytest
 import torch
-from cases import LARGE_VOCABS, LEVELS, VOCABS, strided
+from cases import LARGE_VOCABS, VOCABS, levels, strided
 from rows import KINDS, assert_same, make_rows, reference, settings
 
 from varfast import _info
 from varfast.ops import sample
-
-
-def levels() -> list[str]:
-    return [x for x in LEVELS if LEVELS.index(x) <= LEVELS.index(_info.best_simd_level())]
 
 
 def assert_all_levels_equal_the_reference(logits: torch.Tensor, seeds: torch.Tensor, *, stats=True, **options) -> int:

@@ -39,7 +39,7 @@ def as_bits(value: float) -> int:
 
 def _of_numbers(temperature: float, temperature_last: bool, top_p: float, min_p: float) -> Rules:
     c = min(_LOG2_E / temperature, _LARGEST) if temperature > 0 else math.inf
-    c_filter = _LOG2_E if temperature_last or temperature == 0 else c
+    c_filter = _LOG2_E if temperature_last or not temperature > 0 else c
     drop = 1.0 - top_p if 0 < top_p < 1 else -1.0
     least = math.ceil(min(min_p * _ONE, _ONE)) if min_p > 0 else 0
     return Rules(None, 0, 0, float(np.float32(c_filter)), float(np.float32(c)), as_bits(drop), least)
@@ -66,8 +66,8 @@ def make_rules(
         return tensor.expand(batch)
 
     t, p, m = column(temperature, temperature_tensor), column(top_p, top_p_tensor), column(min_p, min_p_tensor)
-    c = torch.where(t == 0, math.inf, (_LOG2_E / t).clamp_max(_LARGEST))
-    c_filter = torch.full_like(t, _LOG2_E) if temperature_last else torch.where(t == 0, _LOG2_E, c)
+    c = torch.where(~(t > 0), math.inf, (_LOG2_E / t).clamp_max(_LARGEST))
+    c_filter = torch.full_like(t, _LOG2_E) if temperature_last else torch.where(~(t > 0), _LOG2_E, c)
     drop = torch.where((p > 0) & (p < 1), 1.0 - p, -1.0)
     least = torch.where(m > 0, torch.ceil(m * _ONE).clamp_max(_ONE), 0.0)
     table = torch.stack((c_filter, c, drop, least))

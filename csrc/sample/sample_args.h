@@ -45,12 +45,12 @@ VF_HD RowRule row_rule(const SampleArgs& args, int64_t image) {
   const double temperature = value_at(args.temperature, image, 0);
   const double p = value_at(args.top_p, image, 0), min_p = value_at(args.min_p, image, 0);
   const float c = inverse_temperature(temperature);
-  // ceil(min_p * 2^31); a NaN means off, as do 0 and less
-  const double least = min_p > 0 ? min_p * 2147483648.0 : 0.0;
-  const uint32_t whole = static_cast<uint32_t>(least < 2147483648.0 ? least : 2147483648.0);
+  // ceil(min_p * 2^31), held at the largest token's weight, so that one token stays; a NaN means off, as do 0 and less
+  const double least = min_p > 0 ? (min_p < 1 ? min_p : 1.0) * 2147483648.0 : 0.0;
+  const uint32_t whole = static_cast<uint32_t>(least);
   return {args.temperature_last ? inverse_temperature(1.0) : c,
           c,
-          temperature == 0,
+          !(temperature > 0),  // out of range, in a tensor that nobody read back: the row still has a token
           args.top_k,
           p > 0 && p < 1 ? 1.0 - p : -1.0,
           whole + (whole < least ? 1u : 0u)};

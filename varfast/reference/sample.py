@@ -36,7 +36,8 @@ def filter_tokens(logits: Tensor, weights: Tensor, top_k: int, top_p: Tensor, mi
     total = sums[..., -1:].to(torch.float64)
     removed = (at_most <= (1.0 - top_p) * total) & (logits < ascending[..., -1:])
     kept = kept & ~(removed & (top_p > 0) & (top_p < 1))
-    return kept & (weights >= torch.ceil(min_p * 2.0**31))
+    # Out of range, in a tensor that nobody read back, it is held within: a row keeps its largest token.
+    return kept & (weights >= torch.ceil(min_p.nan_to_num(nan=0.0).clamp(0, 1) * 2.0**31))
 
 
 def draw(weights: Tensor, seeds: Tensor, positions: Tensor, stream: int, purpose: int, draws: int) -> Tensor:
@@ -78,7 +79,7 @@ def sample(
     largest = logits.amax(-1, keepdim=True)
 
     temp = column(temperature, temperature_tensor, logits)
-    greedy = temp == 0
+    greedy = ~(temp > 0)
     temp = torch.where(greedy, 1.0, temp)
     weights = row_weights(logits, largest, torch.ones_like(temp) if temperature_last else temp)
     nucleus, floor = column(top_p, top_p_tensor, logits), column(min_p, min_p_tensor, logits)

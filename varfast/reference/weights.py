@@ -16,8 +16,11 @@ LARGEST = 3.4028234663852886e38
 
 
 def weight_of(x: Tensor) -> Tensor:
-    """trunc(E(x) * 2^31) as int64 for float32 x <= 0 (NaN must not come in); E(x) is 2^x to 1.7e-7 relative."""
-    x = x.clamp_min(-32.0)
+    """trunc(E(x) * 2^31) as int64 for float32 x <= 0, and 0 for NaN; E(x) is 2^x to 1.7e-7 relative.
+
+    NaN is -inf * 0: a token whose distance to the largest overflows, at an infinite temperature.
+    """
+    x = torch.where(x > -32.0, x, -32.0)
     n = torch.floor(x)
     f = x - n
     p = torch.full_like(f, COEFFICIENTS[4])
