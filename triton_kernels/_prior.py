@@ -1,6 +1,7 @@
 """The prior on GPUs: one chain of fma's a value, ascending over the sources, so that its bits are the CPU's.
 
-The operator's constants come from the CPU library's own cache (`varfast::dse_tables`) and stay on the device. Small
+The operator's constants come from the CPU library's own cache (`varfast::dse_tables`) and stay on the device from the
+first call with two grids on: that one copies, so it comes before the capture of a graph (as compiling does). Small
 grids are one product with a matrix. Large ones go through an intermediate map: along the height, term by term, into
 float32, and then along the width and over the terms in the kernel that wants the prior.
 """
