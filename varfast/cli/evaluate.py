@@ -29,7 +29,7 @@ def evaluate(
     images: Annotated[int, typer.Option("--images", "-n", min=10, help="Images per method and seed.")] = 5000,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="How many paired seeds.")] = 3,
     cfg: CfgOption = 1.0,
-    batch: BatchOption = 250,
+    batch: BatchOption = 50,
     data: DataOption = None,
     model: ModelOption = "builtin",
 ) -> None:
