@@ -12,6 +12,7 @@ ENV ?= .venv
 PY := $(ENV)/bin/python
 SOURCES := $(shell find csrc setup.py CMakeLists.txt pyproject.toml -type f)
 # Two workers with one thread each: two cores are busy, and nobody waits for a neighbour's threads.
+WHEEL_TESTS := $(addprefix tests/test_,sampler.py guidance.py cli.py metrics.py models.py)
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n 2
 
 .PHONY: demo test check cuda wheel-test bench lint format clean
@@ -20,26 +21,25 @@ demo: build/ready
 	@mkdir -p out
 	$(PY) -m varfast compare --out out/compare.png
 
-test: build/ready
+test: wheel-test
 	$(PYTEST)
-	$(MAKE) wheel-test
 
-check: build/ready
+check: wheel-test
 	$(PYTEST) --slow
-	$(MAKE) wheel-test
 
-# What a user installs: the wheel, unpacked far from the sources, under the same tests.
+# What a user installs: the wheel, unpacked far from the sources. The tests that go through the whole package will do;
+# the kernels are the same machine code either way.
 wheel-test: build/ready
 	rm -rf build/wheel && mkdir -p build/wheel/site build/wheel/elsewhere
 	$(PY) -m pip wheel -q --no-deps --no-build-isolation -w build/wheel .
 	$(PY) -m pip install -q --no-deps --target build/wheel/site build/wheel/varfast-*.whl
 	cp -r tests build/wheel/elsewhere/tests && cp pyproject.toml build/wheel/elsewhere/
 	cd build/wheel/elsewhere && PYTHONPATH=../site OMP_NUM_THREADS=1 \
-	  "$$(cd "$(CURDIR)" && realpath -s $(PY))" -m pytest -n 2 -m "not source_tree"
+	  "$$(cd "$(CURDIR)" && realpath -s $(PY))" -m pytest -n 2 $(WHEEL_TESTS)
 
 bench: build/ready
-	$(PY) -m pip install -q -e ".[bench]" --no-build-isolation --no-deps
-	$(PY) -m pytest benchmarks --benchmark-only
+	$(PY) -m pip install -q -c build/constraints.txt --no-build-isolation -e ".[bench]"
+	$(PY) -m pytest benchmarks/bench_*.py --benchmark-only
 
 # Compiles the CUDA library where nvcc is, with or without a GPU.
 cuda: build/ready
