@@ -52,8 +52,17 @@ def rebuild(tensors: dict[str, Tensor], c: dict[str, Any], decoder: dict[str, Te
     assert not result.unexpected_keys
     if decoder:
         assert all(k.startswith(("encoder.", "quant_conv.")) for k in result.missing_keys)
-    config = VARConfig(grids, c["V"], c["Cvae"], c["num_classes"], c["depth"], c["embed_dim"], c["num_heads"],
-                       c["shared_aln"], c["attn_l2_norm"])
+    config = VARConfig(
+        grids,
+        c["V"],
+        c["Cvae"],
+        c["num_classes"],
+        c["depth"],
+        c["embed_dim"],
+        c["num_heads"],
+        c["shared_aln"],
+        c["attn_l2_norm"],
+    )
     model = VAR(config, vae).eval()
     model.load_state_dict(under("sd.", tensors))
     return model

@@ -112,9 +112,7 @@ def test_a_finished_run_is_not_repeated(trainer: Trainer, data: Path, tmp_path: 
     assert trainer(data, tmp_path, steps=3, resume=False).step == 3
 
 
-def test_the_decoder_learns_and_the_tokens_stay(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_decoder_learns_and_the_tokens_stay(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("varfast.training.decoder.JUDGE_ALONE", 2)
     before, after = tiny_vae().state_dict(), run_decoder(data, tmp_path, steps=4).modules["vae"].state_dict()
     changed = {k for k in before if not torch.equal(before[k], after[k])}

@@ -4,9 +4,9 @@
 #define VF_EXPORT __attribute__((visibility("default")))
 
 extern "C" {
-VF_EXPORT const char* varfast_simd_level();       // in use
-VF_EXPORT const char* varfast_best_simd_level();  // best that this processor has
+VF_EXPORT const char* varfast_simd_level();              // in use
+VF_EXPORT const char* varfast_best_simd_level();         // best that this processor has
 VF_EXPORT int varfast_set_simd_level(const char* name);  // 0, or -1 where this processor or build lacks it
-VF_EXPORT const char* varfast_build_levels();     // compiled in, space-separated
+VF_EXPORT const char* varfast_build_levels();            // compiled in, space-separated
 VF_EXPORT const char* varfast_build_compiler();
 }

@@ -6,7 +6,7 @@
 VF_BEGIN
 
 // (log(1 + f) - f + f^2 / 2) / f^3 on [sqrt(1/2) - 1, sqrt(2) - 1]: least maximum error relative to log(1 + f), 6e-9.
-constexpr float kLog[8] = {0x1.555554p-2f,  -0x1.000228p-2f, 0x1.99a008p-3f,  -0x1.547244p-3f,
+constexpr float kLog[8] = {0x1.555554p-2f, -0x1.000228p-2f, 0x1.99a008p-3f, -0x1.547244p-3f,
                            0x1.22da18p-3f, -0x1.0d854cp-3f, 0x1.055b96p-3f, -0x1.38b5bap-4f};
 
 // log(x) to 1.2e-7 relative (absolute near 1) for normal x > 0.

@@ -45,9 +45,9 @@ Simd simd_level();
     namespace varfast::avx512 {                   \
     result name params;                           \
     }
-#  define VF_DISPATCH(name, ...)                                                                               \
-    (::varfast::simd_level() == ::varfast::Simd::avx512 ? ::varfast::avx512::name(__VA_ARGS__)                 \
-     : ::varfast::simd_level() == ::varfast::Simd::avx2 ? ::varfast::avx2::name(__VA_ARGS__)                   \
+#  define VF_DISPATCH(name, ...)                                                               \
+    (::varfast::simd_level() == ::varfast::Simd::avx512 ? ::varfast::avx512::name(__VA_ARGS__) \
+     : ::varfast::simd_level() == ::varfast::Simd::avx2 ? ::varfast::avx2::name(__VA_ARGS__)   \
                                                         : ::varfast::portable::name(__VA_ARGS__))
 #else
 #  define VF_DECLARE_KERNEL(result, name, params) \

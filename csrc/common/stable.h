@@ -23,10 +23,14 @@ using OptTensor = std::optional<Tensor>;
 
 inline Dtype dtype_of(const Tensor& x, const char* name) {
   switch (x.scalar_type()) {
-    case ScalarType::Float: return Dtype::f32;
-    case ScalarType::Half: return Dtype::f16;
-    case ScalarType::BFloat16: return Dtype::bf16;
-    default: STD_TORCH_CHECK(false, name, " must be float32, float16 or bfloat16");
+    case ScalarType::Float:
+      return Dtype::f32;
+    case ScalarType::Half:
+      return Dtype::f16;
+    case ScalarType::BFloat16:
+      return Dtype::bf16;
+    default:
+      STD_TORCH_CHECK(false, name, " must be float32, float16 or bfloat16");
   }
 }
 

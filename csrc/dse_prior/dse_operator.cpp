@@ -29,7 +29,8 @@ Matrix dct(int64_t n, int64_t c) {
   for (int64_t k = 0; k < c; ++k) {
     const double scale = std::sqrt((k == 0 ? 1.0 : 2.0) / static_cast<double>(n));
     for (int64_t i = 0; i < n; ++i) {
-      out(k, i) = scale * std::cos(std::numbers::pi * static_cast<double>((2 * i + 1) * k) / static_cast<double>(2 * n));
+      out(k, i) =
+          scale * std::cos(std::numbers::pi * static_cast<double>((2 * i + 1) * k) / static_cast<double>(2 * n));
     }
   }
   return out;
@@ -147,7 +148,8 @@ std::unique_ptr<Operator> make(const PriorSpec& spec) {
     Matrix matrix(h * w, m_h * m_w);
     for (const Term& term : terms) {
       for (int64_t p = 0; p < h * w; ++p) {
-        for (int64_t s = 0; s < m_h * m_w; ++s) matrix(p, s) += term.along_h(p / w, s / m_w) * term.along_w(p % w, s % m_w);
+        for (int64_t s = 0; s < m_h * m_w; ++s)
+          matrix(p, s) += term.along_h(p / w, s / m_w) * term.along_w(p % w, s % m_w);
       }
     }
     append_transposed(matrix, out->matrix);

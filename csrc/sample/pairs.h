@@ -61,9 +61,9 @@ VF_HD void sample_pairs(const float* pairs, int64_t n, const RowRule& rule, cons
           args.positions == nullptr ? at : args.positions[image * args.position_batch + at * args.position_row]);
     }
     for (int64_t s = 0; s < args.draws; ++s) {
-      const PhiloxLanes x = philox4x32_lanes({load_u32(position), splat_u32(static_cast<uint32_t>(s)),
-                                              splat_u32(args.stream), splat_u32(args.purpose)},
-                                             key0, key1);
+      const PhiloxLanes x = philox4x32_lanes(
+          {load_u32(position), splat_u32(static_cast<uint32_t>(s)), splat_u32(args.stream), splat_u32(args.purpose)},
+          key0, key1);
       store_u32(low, x.x0);
       store_u32(high, x.x1);
       int64_t* ids = args.ids + (image * args.rows + row + i) * args.draws + s;

@@ -18,10 +18,10 @@ struct RowDraw {
   int64_t seed;
   uint32_t position, stream, purpose;
   int64_t draws;
-  int64_t* ids;       // (S,)
-  float* logprobs;    // (S,), or null: no statistics
-  int32_t* kept;      // ()
-  float* entropy;     // ()
+  int64_t* ids;     // (S,)
+  float* logprobs;  // (S,), or null: no statistics
+  int32_t* kept;    // ()
+  float* entropy;   // ()
 };
 
 }  // namespace varfast

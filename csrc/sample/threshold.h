@@ -44,7 +44,7 @@ struct Window {
 };
 
 struct Split {
-  uint64_t below, above;      // count or mass on either side of the pivot
+  uint64_t below, above;        // count or mass on either side of the pivot
   float below_high, above_low;  // largest value below it, least value at or above it
 };
 

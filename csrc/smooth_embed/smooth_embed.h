@@ -11,9 +11,9 @@ VF_BEGIN
 // and the Gumbel noise large (up to 22.9), and is held below 1.
 VF_HD F32 exponential_noise(const RowDraw& key, U32 token) {
   const uint64_t seed = static_cast<uint64_t>(key.seed);
-  const PhiloxLanes x = philox4x32_lanes(
-      {splat_u32(key.position), token, splat_u32(key.stream), splat_u32(key.purpose)},
-      splat_u32(static_cast<uint32_t>(seed)), splat_u32(static_cast<uint32_t>(seed >> 32)));
+  const PhiloxLanes x =
+      philox4x32_lanes({splat_u32(key.position), token, splat_u32(key.stream), splat_u32(key.purpose)},
+                       splat_u32(static_cast<uint32_t>(seed)), splat_u32(static_cast<uint32_t>(seed >> 32)));
   return exponential_of(min((to_f32(x.x0) + splat(0.5f)) * splat(0x1p-32f), splat(0x1.fffffep-1f)));
 }
 
@@ -21,14 +21,15 @@ struct SmoothRule {
   double ratio, tau;
 };
 
-// Mixes codebook rows into out (Cvae floats). `noise` holds E of the tokens in play, `weights` is scratch of their size.
+// Mixes codebook rows into out (Cvae floats). `noise` holds E of the tokens in play, `weights` is scratch of their
+// size.
 //
 // A score is off by 2e-6 in float32, which 1 / tau (200 at the last scale) would turn into 4e-4 of a weight. So
 // float32 only finds the tokens that can matter, within 40 tau of the largest (e^-40 = 4e-18), and those are weighed
 // in float64.
 template <class T>
-VF_HD void smooth_row(const RowTokens& tokens, const float* noise, const SmoothRule& rule,
-                      const T* codebook, int64_t dims, float* weights, float* out) {
+VF_HD void smooth_row(const RowTokens& tokens, const float* noise, const SmoothRule& rule, const T* codebook,
+                      int64_t dims, float* weights, float* out) {
   const F32 none = splat(-std::numeric_limits<float>::infinity());
   const F32 scale = splat(static_cast<float>(1.0 + rule.ratio));
   F32 high = none;

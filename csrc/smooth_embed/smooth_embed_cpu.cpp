@@ -59,8 +59,7 @@ void smooth_rows(const SmoothTask& task, int64_t begin, int64_t end, uint32_t* s
     const float* recorded =
         task.noise == nullptr ? nullptr : task.noise + image * task.noise_batch + l * task.noise_row;
     row_noise(tokens, key, recorded, noise);
-    smooth_row(tokens, noise, {task.ratio, task.tau}, static_cast<const T*>(task.codebook), task.dims,
-               weights, mixed);
+    smooth_row(tokens, noise, {task.ratio, task.tau}, static_cast<const T*>(task.codebook), task.dims, weights, mixed);
     for (int64_t c = 0; c < task.dims; ++c) from_float(mixed[c], out + c);
   }
 }
@@ -89,8 +88,19 @@ Tensor smooth_embed(const Tensor& logits, const Tensor& codebook, const Tensor& 
   SampleSetup setup = sample_setup(logits, rows.batch, rows.length, rows.channels, seeds, positions, stream,
                                    portable::kPurposeNoise, 1.0, {}, false, top_k, top_p, {}, 0.0, {}, 1, false);
   Tensor out = empty_like_shape(codebook, {rows.batch, rows.length, codebook.size(1)}, codebook.scalar_type());
-  SmoothTask task{setup.args, rows.data, rows.batch_stride, rows.row_stride, table.const_data_ptr(), nullptr, 0, 0,
-                  codebook.size(1), ratio, tau, out.mutable_data_ptr(), rows.dtype};
+  SmoothTask task{setup.args,
+                  rows.data,
+                  rows.batch_stride,
+                  rows.row_stride,
+                  table.const_data_ptr(),
+                  nullptr,
+                  0,
+                  0,
+                  codebook.size(1),
+                  ratio,
+                  tau,
+                  out.mutable_data_ptr(),
+                  rows.dtype};
   Rows recorded;
   if (noise.has_value()) {
     recorded = rows_of(*noise, "noise");

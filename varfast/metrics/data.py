@@ -62,9 +62,7 @@ def load_split(split: str, folder: str | os.PathLike[str] | None = None) -> Spli
     images = read_idx(path / f"{prefix}-images-idx3-ubyte.gz")
     labels = read_idx(path / f"{prefix}-labels-idx1-ubyte.gz")
     if images.ndim != 3 or images.shape[1:] != (28, 28) or labels.shape != images.shape[:1]:
-        raise ValueError(
-            f"{path}: got images {images.shape} and labels {labels.shape}, needs (N, 28, 28) and (N,)"
-        )
+        raise ValueError(f"{path}: got images {images.shape} and labels {labels.shape}, needs (N, 28, 28) and (N,)")
     pad = (CANVAS - 28) // 2
     canvas = F.pad(torch.from_numpy(images), (pad, pad, pad, pad))[:, None]
     return Split(canvas, torch.from_numpy(labels.astype(np.int64)))

@@ -143,9 +143,7 @@ def _count(tensors: Tensors, prefix: str) -> int:
     return len(found)
 
 
-def fill(
-    module: nn.Module, tensors: Tensors, *, what: str, dtype: torch.dtype, device: torch.device | str
-) -> None:
+def fill(module: nn.Module, tensors: Tensors, *, what: str, dtype: torch.dtype, device: torch.device | str) -> None:
     """Give `module` (built on the meta device) its weights in `dtype` on `device`.
 
     Raises ValueError naming the missing, unexpected and misshapen tensors.
@@ -157,11 +155,15 @@ def fill(
         "unexpected": sorted(tensors.keys() - needs.keys()),
         "misshapen": [
             f"{k} (got {tuple(v.shape)}, needs {needs[k]})"
-            for k, v in tensors.items() if k in needs and tuple(v.shape) != needs[k]
+            for k, v in tensors.items()
+            if k in needs and tuple(v.shape) != needs[k]
         ],
     }
-    lines = [f"{kind} {', '.join(names[:5])}" + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-             for kind, names in problems.items() if names]
+    lines = [
+        f"{kind} {', '.join(names[:5])}" + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+        for kind, names in problems.items()
+        if names
+    ]
     if lines:
         raise ValueError(f"{what} does not fit: {'; '.join(lines)}")
     module.load_state_dict({k: v.to(device=device, dtype=dtype) for k, v in tensors.items()}, assign=True)

@@ -216,9 +216,7 @@ class VAR(nn.Module):
         return self.head_nm(x, *state.head_modulation)
 
     @torch.no_grad()
-    def advance(
-        self, state: State, k: int, *, ids: Tensor | None = None, embeddings: Tensor | None = None
-    ) -> None:
+    def advance(self, state: State, k: int, *, ids: Tensor | None = None, embeddings: Tensor | None = None) -> None:
         """Take scale `k`'s tokens, `ids` (B, L) long or `embeddings` (B, L, Cvae), into f_hat and the next input.
 
         Raises ValueError unless exactly one of the two is given, in the right shape.

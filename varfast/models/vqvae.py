@@ -161,8 +161,14 @@ class Decoder(nn.Module):
         self.conv_in = nn.Conv2d(config.z_channels, widths[-1], 3, 1, 1)
         self.mid = Middle(widths[-1], groups)
         self.up = nn.ModuleList(
-            Level(widths[min(i + 1, last)], widths[i], config.num_res_blocks + 1, groups, i == last,
-                  "upsample" if i > 0 else "")
+            Level(
+                widths[min(i + 1, last)],
+                widths[i],
+                config.num_res_blocks + 1,
+                groups,
+                i == last,
+                "upsample" if i > 0 else "",
+            )
             for i in range(last + 1)
         )
         self.norm_out = _norm(widths[0], groups)

@@ -28,7 +28,9 @@ def check_seeds(seeds: object, batch: int, model: Tensor, model_name: str) -> Te
     """Seeds are int64 of shape (B,)."""
     seeds = _checks.check_tensor("seeds", seeds, "B", (torch.int64,))
     if seeds.shape[0] != batch:
-        raise ValueError(f"seeds must have shape ({batch},), one for each image of {model_name}, got {tuple(seeds.shape)}")
+        raise ValueError(
+            f"seeds must have shape ({batch},), one for each image of {model_name}, got {tuple(seeds.shape)}"
+        )
     return _checks.check_device("seeds", seeds, model, model_name)
 
 
@@ -47,7 +49,7 @@ def check_positions(positions: object, batch: int, rows: int, model: Tensor, mod
 
 def check_integer(name: str, value: object, low: int, high: int = 2**31 - 1) -> int:
     """An int in [low, high]."""
-    if isinstance(value, bool) or not isinstance(value, (int, torch.SymInt)):
+    if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} must be an int, got {type(value).__name__}")
     if not low <= value <= high:
         raise ValueError(f"{name} must lie in [{low}, {high}], got {value}")

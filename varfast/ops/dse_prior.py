@@ -58,7 +58,9 @@ def _fake(prev: Tensor, prev_hw: list[int], hw: list[int], prior: str, interp: s
     return prev.new_empty(prev.shape[0], hw[0] * hw[1], prev.shape[2])
 
 
-def transposed(grad: Tensor, prev_hw: Sequence[int], hw: Sequence[int], prior: str, interp: str, cutoff: Sequence[int]) -> Tensor:
+def transposed(
+    grad: Tensor, prev_hw: Sequence[int], hw: Sequence[int], prior: str, interp: str, cutoff: Sequence[int]
+) -> Tensor:
     """Applies the operator's transpose: gradient (B, h*w, C) of the prior -> gradient (B, m_h*m_w, C) of prev."""
     sources = prev_hw[0] * prev_hw[1]
     unit = torch.eye(sources, dtype=torch.float32, device=grad.device)[None]

@@ -84,9 +84,7 @@ def guide(
         excludes a token: guided and cfg are -inf. A channel of prev that holds -inf gives no prior (guided = cfg), one
         that holds NaN or +inf makes guided NaN. Differentiable in cond, uncond, prev, t and beta.
     """
-    return torch.ops.varfast.guide(
-        *guidance_arguments(cond, uncond, prev, hw, prev_hw, t, beta, prior, interp, cutoff)
-    )
+    return torch.ops.varfast.guide(*guidance_arguments(cond, uncond, prev, hw, prev_hw, t, beta, prior, interp, cutoff))
 
 
 @torch.library.register_fake("varfast::guide")

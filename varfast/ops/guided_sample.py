@@ -68,12 +68,12 @@ def guided_sample(
     rest = _rows.sampling_arguments(
         batch, cond.device, stream, purpose, temperature, temperature_last, top_k, top_p, min_p, draws
     )
-    ids, cfg, *stats = torch.ops.varfast.guided_sample(
+    ids, cfg, logprobs, kept, entropy = torch.ops.varfast.guided_sample(
         *guidance, seeds, positions, groups, *rest, return_cfg, return_logprobs
     )
-    if not (return_cfg or return_logprobs):
-        return ids
-    return _rows.SampleOutput(ids, *(stats if return_logprobs else (None,) * 3), cfg if return_cfg else None)
+    if return_logprobs:
+        return _rows.SampleOutput(ids, logprobs, kept, entropy, cfg if return_cfg else None)
+    return _rows.SampleOutput(ids, cfg=cfg) if return_cfg else ids
 
 
 @torch.library.register_fake("varfast::guided_sample")

@@ -55,8 +55,8 @@ def sample(
 
     Notes:
         A token's probability is off by at most 4e-6 relative (float32 rounding of the exponent, see weights.h) plus
-        V * 2^-31 of the largest token's probability (truncation): 2e-6 at V = 4096. Tensor arguments are never read back, so a value out of range in
-        one is not reported. Not differentiable.
+        V * 2^-31 of the largest token's probability (truncation): 2e-6 at V = 4096. Tensor arguments are never read
+        back, so a value out of range in one is not reported. Not differentiable.
     """
     logits = _checks.check_tensor("logits", logits, "B, L, V")
     batch, length, vocab = logits.shape

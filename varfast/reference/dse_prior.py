@@ -37,16 +37,15 @@ def dse_prior(
     else:
         mode = interp if prior == "dse" else prior
         options = {} if mode == "nearest" else {"align_corners": False}
-        # Interpolation needs a channel; an empty batch is passed through by hand.
-        out = F.interpolate(maps, (h, w), mode=mode, **options) if maps.numel() else maps.new_zeros(batch, channels, h, w)
+        out = maps.new_zeros(batch, channels, h, w)
+        if maps.numel():  # interpolate refuses an empty batch
+            out = F.interpolate(maps, (h, w), mode=mode, **options)
         if prior == "dse":
             d_h, d_w = dct_matrix(h, work, prev.device), dct_matrix(w, work, prev.device)
             known = dct_matrix(m_h, work, prev.device) @ maps @ dct_matrix(m_w, work, prev.device).T
             spectrum = d_h @ out @ d_w.T
             block = known[..., :c_h, :c_w] * math.sqrt(h * w / (m_h * m_w))
-            spectrum = torch.cat(
-                [torch.cat([block, spectrum[..., :c_h, c_w:]], -1), spectrum[..., c_h:, :]], -2
-            )
+            spectrum = torch.cat([torch.cat([block, spectrum[..., :c_h, c_w:]], -1), spectrum[..., c_h:, :]], -2)
             out = d_h.T @ spectrum @ d_w
     out = out.reshape(batch, channels, h * w).transpose(1, 2)
     out = torch.where(none, -math.inf, out)

@@ -40,8 +40,12 @@ def guided_sample(
     with_stats: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """ids, cfg (empty unless asked for), logprobs, kept, entropy; see `varfast.ops.guided_sample`."""
-    inputs = [None if x is None else x.to(torch.float32) for x in (cond, uncond, prev)]
-    guided, cfg = guide(*inputs, prev_hw, hw, t, t_tensor, beta, beta_tensor, prior, interp, cutoff)
+    guided, cfg = guide(
+        cond.to(torch.float32),
+        None if uncond is None else uncond.to(torch.float32),
+        None if prev is None else prev.to(torch.float32),
+        prev_hw, hw, t, t_tensor, beta, beta_tensor, prior, interp, cutoff,
+    )  # fmt: skip
     batch, length, channels = guided.shape
     rows = guided.reshape(batch, length * groups, channels // groups)
     ids, logprobs, kept, entropy = sample(

@@ -100,7 +100,9 @@ def sample(
     return ids, logprobs.to(torch.float32), count.to(torch.int32), entropy.to(torch.float32)
 
 
-def _empty(batch: int, length: int, draws: int, with_stats: bool, like: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _empty(
+    batch: int, length: int, draws: int, with_stats: bool, like: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     ids = torch.full((batch, length, draws), -1, dtype=torch.int64, device=like.device)
     shape = (batch, length) if with_stats else (0, 0)
     return (

@@ -34,8 +34,18 @@ def train_classifier(
     with seeded(seed):
         model = Classifier().train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.02)
-    run = Run("classifier", out_dir, {"classifier": model}, [optimizer], steps, batch_size, warmup=100, seed=seed,
-              ema=0.99, save_every=save_every)
+    run = Run(
+        "classifier",
+        out_dir,
+        {"classifier": model},
+        [optimizer],
+        steps,
+        batch_size,
+        warmup=100,
+        seed=seed,
+        ema=0.99,
+        save_every=save_every,
+    )
 
     def step(_: int, indices: Tensor) -> dict[str, Tensor]:
         x = to_float(images[indices])

@@ -48,9 +48,19 @@ def train_decoder(
     trained = [*vae.decoder.requires_grad_(True).parameters(), *vae.post_quant_conv.requires_grad_(True).parameters()]
     optimizer = torch.optim.AdamW(trained, lr=lr, betas=(0.5, 0.95), weight_decay=1e-4)
     judge_optimizer = torch.optim.AdamW(judge.parameters(), lr=lr, betas=(0.5, 0.95), weight_decay=1e-4)
-    run = Run("decoder", out_dir, {"vae": vae, "judge": judge}, [optimizer, judge_optimizer], steps, batch_size,
-              seed=seed, ema=0.98, final_lr=0.1, save_every=save_every,
-              depends_on=fingerprint(vae))
+    run = Run(
+        "decoder",
+        out_dir,
+        {"vae": vae, "judge": judge},
+        [optimizer, judge_optimizer],
+        steps,
+        batch_size,
+        seed=seed,
+        ema=0.98,
+        final_lr=0.1,
+        save_every=save_every,
+        depends_on=fingerprint(vae),
+    )
 
     def step(i: int, indices: Tensor) -> dict[str, Tensor]:
         target = to_float(images[indices]).expand(-1, vae.config.channels, -1, -1) * 2 - 1

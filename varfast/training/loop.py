@@ -75,8 +75,13 @@ class Run:
             self.load()
         if self.step >= self.steps:
             return
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-                   TextColumn("{task.fields[shown]}"))
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[shown]}"),
+        )
         console = Console(stderr=True)
         with torch.random.fork_rng(devices=[]), Progress(*columns, console=console, refresh_per_second=2) as bar:
             task = bar.add_task(self.name, total=self.steps, completed=self.step, shown="")

@@ -54,9 +54,7 @@ def train(
             export_builtin(trained_var(out_dir, "decoder"), out_dir)
 
 
-def trained_vae(
-    out_dir: str | os.PathLike[str], stage: str = "tokenizer", config: VQVAEConfig = BUILTIN
-) -> VQVAE:
+def trained_vae(out_dir: str | os.PathLike[str], stage: str = "tokenizer", config: VQVAEConfig = BUILTIN) -> VQVAE:
     """The averaged VQ-VAE of the stage "tokenizer" or "decoder"; FileNotFoundError if it has not been run."""
     vae = VQVAE(config)
     vae.load_state_dict(_averages(out_dir, stage)["vae"])

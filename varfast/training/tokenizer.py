@@ -20,8 +20,9 @@ from varfast.training.adversary import PatchDiscriminator, adversarial_loss, tra
 from varfast.training.loop import Run, seeded
 
 BUILTIN_GRIDS = tuple((n, n) for n in (1, 2, 3, 4, 6, 8))
-BUILTIN = VQVAEConfig(BUILTIN_GRIDS, vocab_size=512, z_channels=8, channels=1, ch=16, ch_mult=(1, 3, 4),
-                      num_res_blocks=1, groups=8)
+BUILTIN = VQVAEConfig(
+    BUILTIN_GRIDS, vocab_size=512, z_channels=8, channels=1, ch=16, ch_mult=(1, 3, 4), num_res_blocks=1, groups=8
+)
 
 WARM_PART = 0.04  # of the steps: no quantization yet, so that the codebook starts from meaningful vectors
 REVIVE_PART = 0.6  # until here unused codes are drawn anew; later the transformer's alphabet must settle
@@ -99,8 +100,17 @@ def train_tokenizer(
         nn.init.normal_(codebook, std=0.01)
     optimizer = torch.optim.AdamW(vae.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=1e-4)
     judge_optimizer = torch.optim.AdamW(judge.parameters(), lr=lr / 2, betas=(0.5, 0.9), weight_decay=1e-4)
-    run = Run("tokenizer", out_dir, {"vae": vae, "judge": judge, "usage": usage}, [optimizer, judge_optimizer],
-              steps, batch_size, seed=seed, ema=0.995, save_every=save_every)
+    run = Run(
+        "tokenizer",
+        out_dir,
+        {"vae": vae, "judge": judge, "usage": usage},
+        [optimizer, judge_optimizer],
+        steps,
+        batch_size,
+        seed=seed,
+        ema=0.995,
+        save_every=save_every,
+    )
     warm, revive_until, gan_from = (int(part * steps) for part in (WARM_PART, REVIVE_PART, GAN_PART))
 
     def step(i: int, indices: Tensor) -> dict[str, Tensor]:
