@@ -110,9 +110,9 @@ std::tuple<Tensor, Tensor, Tensor> dse_tables(const Tensor& like, std::vector<in
 }  // namespace varfast
 
 STABLE_TORCH_LIBRARY_FRAGMENT(varfast, m) {
-  m.def("dse_prior(Tensor prev, int[] prev_hw, int[] hw, str prior, str interp, int[] cutoff) -> Tensor");
+  m.def("dse_prior(Tensor prev, SymInt[] prev_hw, SymInt[] hw, str prior, str interp, SymInt[] cutoff) -> Tensor");
   m.def(
-      "dse_tables(Tensor like, int[] prev_hw, int[] hw, str prior, str interp, int[] cutoff) "
+      "dse_tables(Tensor like, SymInt[] prev_hw, SymInt[] hw, str prior, str interp, SymInt[] cutoff) "
       "-> (Tensor matrix, Tensor along_h, Tensor along_w)");
 }
 STABLE_TORCH_LIBRARY_IMPL(varfast, CPU, m) {

@@ -117,9 +117,10 @@ std::tuple<Tensor, Tensor> guide(const Tensor& cond, OptTensor uncond, OptTensor
 
 STABLE_TORCH_LIBRARY_FRAGMENT(varfast, m) {
   m.def(
-      "guide(Tensor cond, Tensor? uncond, Tensor? prev, int[] prev_hw, int[] hw, float t, Tensor? t_tensor, float "
+      "guide(Tensor cond, Tensor? uncond, Tensor? prev, SymInt[] prev_hw, SymInt[] hw, float t, Tensor? t_tensor, "
+      "float "
       "beta, "
-      "Tensor? beta_tensor, str prior, str interp, int[] cutoff) -> (Tensor guided, Tensor cfg)");
+      "Tensor? beta_tensor, str prior, str interp, SymInt[] cutoff) -> (Tensor guided, Tensor cfg)");
 }
 STABLE_TORCH_LIBRARY_IMPL(varfast, CPU, m) { m.impl("guide", TORCH_BOX(&varfast::guide)); }
 #endif

@@ -176,9 +176,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> guided_sample(
 
 STABLE_TORCH_LIBRARY_FRAGMENT(varfast, m) {
   m.def(
-      "guided_sample(Tensor cond, Tensor? uncond, Tensor? prev, int[] prev_hw, int[] hw, float t, Tensor? t_tensor, "
-      "float beta, Tensor? beta_tensor, str prior, str interp, int[] cutoff, Tensor seeds, Tensor? positions, "
-      "int groups, int stream, int purpose, float temperature, Tensor? temperature_tensor, bool temperature_last, "
+      "guided_sample(Tensor cond, Tensor? uncond, Tensor? prev, SymInt[] prev_hw, SymInt[] hw, float t, Tensor? "
+      "t_tensor, "
+      "float beta, Tensor? beta_tensor, str prior, str interp, SymInt[] cutoff, Tensor seeds, Tensor? positions, "
+      "int groups, SymInt stream, int purpose, float temperature, Tensor? temperature_tensor, bool temperature_last, "
       "int top_k, float top_p, Tensor? top_p_tensor, float min_p, Tensor? min_p_tensor, int draws, bool with_cfg, "
       "bool with_stats) -> (Tensor ids, Tensor cfg, Tensor logprobs, Tensor kept, Tensor entropy)");
 }

@@ -91,7 +91,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> sample(const Tensor& logits, const Te
 
 STABLE_TORCH_LIBRARY_FRAGMENT(varfast, m) {
   m.def(
-      "sample(Tensor logits, Tensor seeds, Tensor? positions, int stream, int purpose, float temperature, "
+      "sample(Tensor logits, Tensor seeds, Tensor? positions, SymInt stream, int purpose, float temperature, "
       "Tensor? temperature_tensor, bool temperature_last, int top_k, float top_p, Tensor? top_p_tensor, float min_p, "
       "Tensor? min_p_tensor, int draws, bool with_stats) -> (Tensor ids, Tensor logprobs, Tensor kept, Tensor "
       "entropy)");

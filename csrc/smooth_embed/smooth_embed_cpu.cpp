@@ -125,7 +125,7 @@ Tensor smooth_embed(const Tensor& logits, const Tensor& codebook, const Tensor& 
 STABLE_TORCH_LIBRARY_FRAGMENT(varfast, m) {
   m.def(
       "smooth_embed(Tensor logits, Tensor codebook, Tensor seeds, Tensor? noise, Tensor? positions, float ratio, "
-      "float tau, int stream, int top_k, float top_p) -> Tensor");
+      "float tau, SymInt stream, int top_k, float top_p) -> Tensor");
 }
 STABLE_TORCH_LIBRARY_IMPL(varfast, CPU, m) { m.impl("smooth_embed", TORCH_BOX(&varfast::smooth_embed)); }
 #endif
