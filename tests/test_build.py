@@ -1,0 +1,109 @@
+"""What the build makes: self-contained libraries, separate instruction sets, other processors, the wheel's contents."""
+
+import os
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from native import CSRC, ROOT, compile_cpp, flags, run, tool, torch_flags
+
+import varfast
+
+FOLDER = Path(varfast.__file__).parent
+LIBRARY = FOLDER / "_varfast_cpu.so"
+
+
+def dynamic(library: Path, tag: str) -> list[str]:
+    text = run(tool("readelf"), "-dW", library)
+    return re.findall(rf"\({tag}\).*\[(.*)\]", text)
+
+
+def test_the_op_library_needs_torch_and_no_python():
+    needed = dynamic(LIBRARY, "NEEDED")
+    assert {"libtorch_cpu.so", "libc10.so"} & set(needed)
+    assert not [name for name in needed if "python" in name]
+    undefined = run(tool("nm"), "-D", "--undefined-only", LIBRARY)
+    assert not re.search(r"\bU _?Py", undefined)
+
+
+@pytest.mark.parametrize("library", sorted(FOLDER.glob("_*.so")), ids=lambda path: path.name.split(".")[0])
+def test_no_library_holds_a_path_of_the_machine_that_built_it(library):
+    for tag in ("RUNPATH", "RPATH"):
+        for entry in ":".join(dynamic(library, tag)).split(":"):
+            assert not entry.startswith("/"), entry
+
+
+HOST = """
+#include <dlfcn.h>
+#include <cstdio>
+int main(int, char** argv) {
+  for (int i = 1; i <= 2; ++i) {
+    if (dlopen(argv[i], RTLD_NOW | RTLD_GLOBAL) == nullptr) return std::puts(dlerror()), 1;
+  }
+  auto level = reinterpret_cast<const char* (*)()>(dlsym(RTLD_DEFAULT, "varfast_simd_level"));
+  if (level == nullptr) return 2;
+  std::puts(level());
+  return dlsym(RTLD_DEFAULT, "Py_IsInitialized") == nullptr ? 0 : 3;
+}
+"""
+
+
+@pytest.mark.source_tree
+def test_a_program_without_python_loads_the_ops(tmp_path):
+    program = compile_cpp(HOST, tmp_path / "host", "-ldl")
+    lib = Path(torch.__file__).parent / "lib"
+    environment = {**os.environ, "LD_LIBRARY_PATH": str(lib), "VARFAST_SIMD": "portable"}
+    assert run(program, lib / "libtorch_cpu.so", LIBRARY, env=environment).strip() == "portable"
+
+
+def test_a_wrong_instruction_set_is_refused_at_import():
+    environment = {**os.environ, "VARFAST_SIMD": "bogus"}
+    done = subprocess.run([sys.executable, "-c", "import varfast"], env=environment, capture_output=True, text=True)
+    assert done.returncode != 0
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("ValueError: VARFAST_SIMD") and "'bogus'" in last and "portable" in last
+
+
+@pytest.mark.source_tree
+@pytest.mark.parametrize("level", ("avx2", "avx512"))
+def test_no_shared_symbol_lies_outside_the_namespace_of_its_instruction_set(level):
+    """The linker keeps one of several weak symbols of a name: an AVX-512 one would crash an older machine."""
+    tree = Path(os.environ.get("VARFAST_BUILD_DIR", ROOT / "build" / "cmake")) / "CMakeFiles" / f"varfast_{level}.dir"
+    objects = sorted(tree.rglob("*_cpu.cpp.o"))
+    if not objects:
+        pytest.skip(f"needs the objects of a build under {tree}")
+    for file in objects:
+        listed = run(tool("nm"), "-C", "--defined-only", file)
+        shared = re.findall(r"^[0-9a-f]+ [WVuTDBR] (.*)$", listed, re.MULTILINE)
+        assert shared, file
+        outside = [name for name in shared if f"varfast::{level}::" not in name]
+        assert not outside, f"{file.name}: {outside[:3]}"
+
+
+@pytest.mark.slow
+@pytest.mark.source_tree
+@pytest.mark.parametrize("source", sorted(CSRC.glob("*/*_cpu.cpp")), ids=lambda path: path.stem)
+def test_compiles_for_aarch64(source, tmp_path):
+    compiler = tool("aarch64-linux-gnu-g++")
+    options = [*flags("portable"), *torch_flags(), "-DVF_REGISTER", '-DVF_BUILD_LEVELS="portable"']
+    out = tmp_path / "out.o"
+    run(compiler, "-c", source, "-o", out, *options, '-DVF_BUILD_COMPILER="cross"')
+    assert "AArch64" in run(tool("readelf"), "-h", out)
+
+
+@pytest.mark.slow
+@pytest.mark.source_tree
+def test_the_wheel_holds_libraries_weights_types_and_triton_kernels(tmp_path):
+    pip = [sys.executable, "-m", "pip", "wheel", "-q", ".", "--no-build-isolation", "--no-deps", "-w", tmp_path]
+    run(*pip, cwd=ROOT, env={**os.environ, "VARFAST_CUDA": "off"})
+    (wheel,) = tmp_path.glob("varfast-*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    assert {"varfast/_varfast_cpu.so", "varfast/py.typed", "varfast/triton_kernels/sample.py"} <= names
+    assert any(re.fullmatch(r"varfast/_info\..*\.so", name) for name in names)
+    shipped = {path.name for path in (ROOT / "varfast" / "weights").glob("*.safetensors")}
+    assert {f"varfast/weights/{name}" for name in shipped} <= names
+    assert not [name for name in names if name.split("/")[0] not in ("varfast",) and ".dist-info" not in name]

@@ -1,0 +1,128 @@
+"""The ops under torch.compile and torch.export: one graph, any size, few compilations over the scales."""
+
+import pytest
+import torch
+import torch._dynamo
+from cases import randn
+from torch._dynamo.utils import counters
+
+from varfast import ops
+
+SEEDS = torch.tensor([3, -7])
+GRIDS = {"prev_hw": (2, 3), "hw": (5, 7)}
+
+
+def seeds(n: int) -> torch.Tensor:
+    return torch.arange(n) + 1
+
+
+# name: a function of tensors alone, and its tensors for a number of images and of channels.
+FUNCTIONS = {
+    "dse_prior": (lambda x: ops.dse_prior(x * 2, **GRIDS), lambda b, c: (randn(b, 6, c),)),
+    "guide": (
+        lambda c, u, p, t, s: ops.guide(c * 2, u, p, t=t, beta=s, **GRIDS),
+        lambda b, c: (randn(b, 35, c), randn(b, 35, c), randn(b, 6, c), torch.tensor(1.5), torch.full((b,), 0.5)),
+    ),
+    "sample": (
+        lambda x, s, t: ops.sample(x * 2, s, temperature=t, top_k=5, top_p=0.9, draws=3, return_logprobs=True)[:4],
+        lambda b, c: (randn(b, 7, c), seeds(b), torch.tensor(1.5)),
+    ),
+    "guided_sample": (
+        lambda c, u, p, s, t: ops.guided_sample(
+            c * 2, u, p, seeds=s, t=t, beta=t, top_k=5, top_p=0.9, return_cfg=True, **GRIDS
+        )[::4],
+        lambda b, c: (randn(b, 35, c), randn(b, 35, c), randn(b, 6, c), seeds(b), torch.tensor(0.5)),
+    ),
+    "smooth_embed": (
+        lambda x, book, s: ops.smooth_embed(x * 2, book, s, ratio=0.5, top_k=5),
+        lambda b, c: (randn(b, 7, c), randn(c, 19), seeds(b)),
+    ),
+    "gaussian_kde": (
+        lambda x, w: ops.gaussian_kde(x * 2, weights=w, log=True),
+        lambda b, c: (randn(b, 7, c), randn(b, 7).abs()),
+    ),
+    "select_candidate": (
+        lambda x, y, s: ops.select_candidate(x * 2, y, s, keep=3, return_reps=True),
+        lambda b, c: (randn(b, 7).abs(), randn(b, 7, 5, c), seeds(b)),
+    ),
+    "spectral_reweight": (
+        lambda x, s: ops.spectral_reweight(x * 2, beta=s, rank=3, return_sigma=True),
+        lambda b, c: (randn(b, 7, c), torch.full((b,), 0.1)),
+    ),
+}
+BACKENDS = ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)]
+
+
+def assert_same(got, want) -> None:
+    got, want = (x if isinstance(x, (tuple, list)) else (x,) for x in (got, want))
+    for mine, other in zip(got, want, strict=True):
+        assert torch.equal(mine, other)
+
+
+@pytest.fixture(autouse=True)
+def fresh_compiler():
+    torch._dynamo.reset()
+    counters.clear()
+    yield
+    torch._dynamo.reset()
+
+
+def test_every_public_op_is_compiled_here():
+    assert set(FUNCTIONS) == set(ops.__all__)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_one_graph_serves_all_sizes(name, backend):
+    function, make = FUNCTIONS[name]
+    compiled = torch.compile(function, fullgraph=True, dynamic=True, backend=backend)
+    for sizes in ((2, 11), (3, 13), (5, 37)):
+        assert_same(compiled(*make(*sizes)), function(*make(*sizes)))
+    assert counters["stats"]["unique_graphs"] == 1
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_export_round_trip(name, tmp_path):
+    function, make = FUNCTIONS[name]
+
+    class Module(torch.nn.Module):
+        def forward(self, *args):
+            return function(*args)
+
+    arguments = make(3, 13)
+    program = torch.export.export(Module(), arguments)
+    torch.export.save(program, tmp_path / "op.pt2")
+    assert_same(torch.export.load(tmp_path / "op.pt2").module()(*arguments), function(*arguments))
+
+
+@pytest.mark.parametrize("name", ("guide", "gaussian_kde", "dse_prior", "spectral_reweight"))
+def test_gradients_through_a_compiled_op(name):
+    function, make = FUNCTIONS[name]
+    grads = []
+    for call in (function, torch.compile(function, fullgraph=True, dynamic=True, backend="aot_eager")):
+        arguments = [x.requires_grad_() if x.is_floating_point() else x for x in make(3, 13)]
+        out = call(*arguments)
+        sum(x.square().sum() for x in (out if isinstance(out, tuple) else (out,))).backward()
+        grads.append([x.grad for x in arguments])
+    for mine, other in zip(*grads, strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-6)
+
+
+def test_ten_scales_need_at_most_three_compilations():
+    """t and beta are 0-dim tensors, the scale's grids and stream are ints: none of them recompiles at every scale."""
+
+    def scale(cond, uncond, prev, prev_hw, hw, stream, t, beta):
+        return ops.guided_sample(
+            cond, uncond, prev, seeds=SEEDS, prev_hw=prev_hw, hw=hw, stream=stream, t=t, beta=beta, return_cfg=True
+        )[::4]
+
+    compiled = torch.compile(scale, fullgraph=True, dynamic=True, backend="aot_eager")
+    prev, prev_hw = None, None
+    for k, side in enumerate((1, 2, 3, 4, 5, 6, 8, 10, 13, 16)):
+        hw = (side, side)
+        cond, uncond = randn(2, side * side, 37, seed=k), randn(2, side * side, 37, seed=k + 50)
+        given = (cond, uncond, prev, prev_hw, hw, k, torch.tensor(0.15 * k), torch.tensor(1.0 - 0.1 * k))
+        got = compiled(*given)
+        assert_same(got, scale(*given))
+        prev, prev_hw = got[1], hw
+    assert counters["stats"]["unique_graphs"] <= 3
