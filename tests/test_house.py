@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "triton_kernels": {"reference"},
     "guidance": {"ops", "protocol", "reference", "sampler"},
     "models": set(),
-    "hosts": {"models", "protocol"},
+    "hosts": {"guidance", "models", "protocol", "sampler"},
     "metrics": {"models", "protocol", "training", "Sampler"},
     "training": {"models", "metrics"},
 }
