@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors import safe_open
+from recorded import close, decoder_weights, golden, rebuild
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -18,9 +17,6 @@ from varfast.models import VAR, VQVAE, VARConfig, VQVAEConfig
 from varfast.models.checkpoint import DERIVED, infer_grids, infer_var, read, write_metadata
 from varfast.models.quantizer import phi_choice
 
-HERE = Path(__file__).parent
-# The full set of recordings lies beside the repository, or where $VARFAST_GOLDENS says; two files are kept here.
-FULL = Path(os.environ.get("VARFAST_GOLDENS", HERE.parent.parent / "shared" / "goldens")) / "var"
 CASES = (
     "small_nofilter_cfg4",
     "saln_nol2_1_2_3_4_5_6",
@@ -28,56 +24,12 @@ CASES = (
     "small_more_smooth",
     "stock_cfg1p5_k40_p95",
 )
-TOLERANCE = 1e-4
-
-
-def golden(name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    for folder in (HERE / "goldens" / "var", FULL):
-        file = folder / f"{name}.safetensors"
-        if file.is_file():
-            with safe_open(file, framework="pt") as handle:
-                tensors = {k: handle.get_tensor(k) for k in list(handle.keys())}
-                return tensors, json.loads(handle.metadata()["config"])
-    pytest.skip(f"no recording {name}: set VARFAST_GOLDENS")
-
-
-def under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {k.removeprefix(prefix): v.float() for k, v in tensors.items() if k.startswith(prefix)}
-
-
-def rebuild(tensors: dict[str, Tensor], c: dict[str, Any], decoder: dict[str, Tensor] | None = None) -> VAR:
-    grids = tuple((n, n) for n in c["patch_nums"])
-    vae = VQVAE(VQVAEConfig(grids, c["V"], c["Cvae"], ch=c["ch"])).eval()
-    result = vae.load_state_dict(under("sd_vae.", tensors) | (decoder or {}), strict=False)
-    assert not result.unexpected_keys
-    if decoder:
-        assert all(k.startswith(("encoder.", "quant_conv.")) for k in result.missing_keys)
-    config = VARConfig(
-        grids,
-        c["V"],
-        c["Cvae"],
-        c["num_classes"],
-        c["depth"],
-        c["embed_dim"],
-        c["num_heads"],
-        c["shared_aln"],
-        c["attn_l2_norm"],
-    )
-    model = VAR(config, vae).eval()
-    model.load_state_dict(under("sd.", tensors))
-    return model
-
-
-def close(got: Tensor, wanted: Tensor, what: str) -> None:
-    error = (got - wanted).abs().max() / wanted.abs().max()
-    assert got.shape == wanted.shape and error < TOLERANCE, f"{what}: relative error {error:.2e}"
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_recorded_run(name: str) -> None:
-    tensors, config = golden(name)
-    files = [FULL / f"vae_decoder_{i}.safetensors" for i in (0, 1)]
-    decoder = {k: v for f in files if f.is_file() for k, v in under("sd.", read(f)[0]).items()}
+    tensors, metadata = golden("var", name)
+    config, decoder = metadata["config"], decoder_weights()
     model = rebuild(tensors, config, decoder)
     state = model.begin(tensors["label_B"])
     last = config["depth"] - 1

@@ -19,7 +19,10 @@ import types
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
+from varfast.hosts.code import CoDe
 from varfast.protocol import Model
+
+__all__ = ["HOSTS", "CoDe", "patch", "unpatch", "wrap"]
 
 HOSTS = ("var",)
 PROTOCOL = ("grids", "vocab_size", "num_classes", "codebook", "begin", "features", "head", "advance", "decode")

@@ -1,0 +1,101 @@
+"""CoDe (arXiv 2411.17787): a large model drafts the first scales, a small one refines the rest.
+
+::
+
+    model = varfast.hosts.CoDe(varfast.wrap(drafter), varfast.wrap(refiner), drafted=8)
+    images = varfast.Sampler(model, cfg=1.5, top_k=600, top_p=0.96)(labels=[207, 281], seeds=[0, 1])
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from varfast.protocol import BlockHook, Grid, Model
+
+
+@dataclass
+class State:
+    """The two models' states, and the drafted tokens that the refiner has still to read."""
+
+    drafter: Any
+    refiner: Any
+    unread: list[dict[str, Tensor]] = field(default_factory=list)
+
+
+class CoDe:
+    """Two models that share a tokenizer as one `varfast.protocol.Model`.
+
+    Args:
+        drafter: the model of scales 0 to `drafted` - 1.
+        refiner: the model of the rest; it decodes the image.
+        drafted: how many scales the drafter does, from 1 to one less than there are.
+
+    Raises:
+        TypeError: `drafted` is no int. ValueError: `drafted` out of range, or models that differ in grids, vocabulary,
+            classes or codebook.
+
+    Notes:
+        Before its first scale the refiner reads the drafted tokens scale by scale, which fills its key-value cache with
+        what one block-causal pass over all of them gives; guidance objects' block hooks see the model that draws a
+        scale, not this reading. `features` are the logits and `head` is the identity: the two models' features are
+        of different spaces, and guidance that looks back (SSG) needs one that holds across the change.
+    """
+
+    def __init__(self, drafter: Model, refiner: Model, drafted: int) -> None:
+        if isinstance(drafted, bool) or not isinstance(drafted, int):
+            raise TypeError(f"drafted must be an int, got {type(drafted).__name__}")
+        for name in ("grids", "vocab_size", "num_classes"):
+            got, needs = getattr(refiner, name), getattr(drafter, name)
+            if got != needs:
+                raise ValueError(
+                    f"the models must share a tokenizer: {name} of the refiner is {got}, the drafter's {needs}"
+                )
+        if not torch.equal(drafter.codebook, refiner.codebook):
+            raise ValueError("the models must share a tokenizer: their codebooks differ")
+        if not 0 < drafted < len(drafter.grids):
+            raise ValueError(f"drafted must lie in [1, {len(drafter.grids) - 1}], got {drafted}")
+        self.drafter, self.refiner, self.drafted = drafter, refiner, drafted
+        self.grids: tuple[Grid, ...] = tuple(drafter.grids)
+        self.vocab_size, self.num_classes = drafter.vocab_size, drafter.num_classes
+
+    @property
+    def codebook(self) -> Tensor:
+        """(V, Cvae)."""
+        return self.refiner.codebook
+
+    def begin(self, labels: Tensor, unconditional: bool = True) -> State:
+        """Starts both models on `labels` (B,) int64."""
+        return State(self.drafter.begin(labels, unconditional), self.refiner.begin(labels, unconditional))
+
+    def features(
+        self, state: State, k: int, on_input: BlockHook | None = None, on_output: BlockHook | None = None
+    ) -> Tensor:
+        """Logits (rows, L, V) of scale `k` by the model it belongs to."""
+        if k < self.drafted:
+            return self.drafter.head(self.drafter.features(state.drafter, k, on_input, on_output))
+        for done, tokens in enumerate(state.unread):
+            self.refiner.features(state.refiner, done)
+            self.refiner.advance(state.refiner, done, **tokens)
+        state.unread.clear()
+        return self.refiner.head(self.refiner.features(state.refiner, k, on_input, on_output))
+
+    def head(self, x: Tensor) -> Tensor:
+        """The logits themselves."""
+        return x
+
+    def advance(self, state: State, k: int, *, ids: Tensor | None = None, embeddings: Tensor | None = None) -> None:
+        """Takes scale `k`'s tokens, `ids` (B, L) or `embeddings` (B, L, Cvae)."""
+        if k >= self.drafted:
+            self.refiner.advance(state.refiner, k, ids=ids, embeddings=embeddings)
+            return
+        self.drafter.advance(state.drafter, k, ids=ids, embeddings=embeddings)
+        given = {"ids": ids, "embeddings": embeddings}
+        state.unread.append({name: value for name, value in given.items() if value is not None})
+
+    def decode(self, state: State) -> Tensor:
+        """Images (B, channels, H, W) in [0, 1]."""
+        return self.refiner.decode(state.refiner)
