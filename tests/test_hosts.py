@@ -225,3 +225,49 @@ assert ((counts[0] > 0) == (counts[1] > 0))[both > 40].all() and chi2 < 60, (cou
 @pytest.mark.parametrize("case", [(False, True), (True, False)])
 def test_the_real_var(case: tuple[bool, bool]) -> None:
     run_upstream("VAR", VAR_SCRIPT.format(case=case))
+
+
+FLEXVAR_SCRIPT = """
+import torch, varfast
+from types import SimpleNamespace
+from models.flexvar import FlexVAR
+from varfast.hosts.flexvar import strengths, top_ks
+torch.manual_seed(0)
+vae = SimpleNamespace(Cvae=32, vocab_size=48, quantize=SimpleNamespace(embedding=torch.nn.Embedding(48, 32)))
+vae.decode_code = lambda ids, shape: 3 * vae.quantize.embedding(ids).detach().mT.reshape(shape)[:, :3]
+var = FlexVAR(vae, num_classes=10, depth=2, embed_dim=64, num_heads=2, attn_l2_norm=True)
+for p in var.eval().parameters():
+    torch.nn.init.normal_(p, std=0.3)
+labels = torch.tensor([1, 9, 4])
+for nums in ((1, 2, 3, 4), (1, 2, 3, 5, 7, 9), (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12)):
+    for options in ({}, dict(cfg=0.0), dict(cfg=3.0, used_llamagen_cfg=True), dict(max_pn=3, invalid_ids=[0, 7])):
+        call = dict(vqvae=vae, B=3, label_B=labels, infer_patch_nums=nums, g_seed=5, top_k=1) | options
+        own = var.autoregressive_infer_cfg(**call)
+        for path in ("features", "logits"):
+            varfast.patch(var, path=path)
+            torch.testing.assert_close(var.autoregressive_infer_cfg(**call), own, rtol=1e-4, atol=1e-4)
+            varfast.unpatch(var)
+varfast.patch(var, [varfast.SSG(), varfast.DiverseVAR(), varfast.VARScaling(candidates=8)])
+image = var.autoregressive_infer_cfg(vae, 3, labels, [1, 2, 3, 4], 1, 1.5, 20, 0.9)
+assert image.shape == (3, 3, 4, 4) and not image.is_inference() and image.min() < -1
+wrapped = varfast.wrap(var, vqvae=vae, patch_nums=[1, 2, 4])
+image = varfast.Sampler(wrapped, cfg=2.0)(labels=labels, seeds=[1, 2, 3])
+assert 0 <= image.min() and image.max() <= 1
+for error, words, action in (
+    (ValueError, "begin with 1", lambda: varfast.wrap(var, vqvae=vae, patch_nums=[2, 4])),
+    (TypeError, "without quantize", lambda: varfast.wrap(var, vqvae=3, patch_nums=[1, 4])),
+    (ValueError, "no smooth mode", lambda: var.autoregressive_infer_cfg(vae, 3, labels, [1, 2], more_smooth=True)),
+    (ValueError, "no smooth mode", lambda: varfast.Sampler(wrapped, smooth=True)(labels=labels, seeds=[1, 2, 3])),
+):
+    try:
+        action()
+    except error as caught:
+        assert words in str(caught), caught
+    else:
+        raise AssertionError(words)
+"""
+
+
+@pytest.mark.upstream
+def test_the_real_flexvar() -> None:
+    run_upstream("FlexVAR", FLEXVAR_SCRIPT)

@@ -39,6 +39,7 @@ class State:
     tokens: Tensor  # (rows, L, C), this scale's input
     positions: Tensor  # (1, sum of L, C)
     repeats: int  # 2 with an unconditional half, else 1
+    ids: Tensor | None = None  # the last tokens, of a host that decodes them
 
 
 def run_blocks(
@@ -71,13 +72,13 @@ def run_blocks(
 class WrappedVAR:
     """An upstream `VAR` object as a `varfast.protocol.Model`; made by `varfast.wrap`."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, patch_nums: Sequence[int] | None = None) -> None:
         if not isinstance(model.head, nn.Linear):
             raise ValueError(f"model.head must be a Linear, which guidance commutes with, got {type(model.head)}")
         if getattr(model, "using_fused_add_norm_fn", False):
             raise ValueError("model: blocks with a fused add and norm are not supported; build it without")
         self.model = model
-        self.grids: tuple[Grid, ...] = tuple((int(n), int(n)) for n in model.patch_nums)
+        self.grids: tuple[Grid, ...] = tuple((int(n), int(n)) for n in patch_nums or model.patch_nums)
         got, needs = model.head.out_features, len(self.codebook)
         if got != needs:
             raise ValueError(f"model.head has a vocabulary of {got}, the tokenizer's codebook has {needs}")
