@@ -15,7 +15,8 @@ from varfast.models import VAR, VQVAE, VARConfig, VQVAEConfig
 from varfast.models.checkpoint import read
 
 HERE = Path(__file__).parent
-# The full set of recordings lies beside the repository, or where $VARFAST_GOLDENS says; a few files are kept here.
+# The full set of recordings lies beside the repository, or where $VARFAST_GOLDENS says; a few files are kept here,
+# those of hosts of which only arithmetic is tested without their weights.
 FULL = Path(os.environ.get("VARFAST_GOLDENS", HERE.parent.parent / "shared" / "goldens"))
 
 
