@@ -1,7 +1,6 @@
 # Two commands set everything up: `make demo` shows it, `make test` tests it. Both use the active virtual environment if
-# it has torch (a CUDA build of it, say), and otherwise make .venv with the CPU build pinned in TORCH.
+# it has torch (a CUDA build of it, say), and otherwise make .venv with the torch named in TORCH.
 TORCH ?= torch==2.13.0
-TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
 ifneq ($(VIRTUAL_ENV),)
   ifeq ($(shell "$(VIRTUAL_ENV)/bin/python" -c "import torch" 2>/dev/null && echo yes),yes)
@@ -63,7 +62,7 @@ clean:
 .venv/bin/python:
 	python3 -m venv .venv
 	.venv/bin/python -m pip install -q --upgrade pip
-	.venv/bin/python -m pip install -qq --retries 1 "$(TORCH)" --extra-index-url $(TORCH_INDEX)
+	.venv/bin/python -m pip install -q "$(TORCH)"
 
 # Built and installed in place; again only when a source of the compiled part changes.
 build/ready: $(SOURCES) | $(PY)
