@@ -13,7 +13,8 @@ def per_position(value: float, tensor: Tensor | None, like: Tensor) -> Tensor:
     """A number, or a 0-dim, (B,) or (B, L) tensor, in the dtype of `like` and a shape that broadcasts to (B, L, C)."""
     if tensor is None:
         return torch.full((), value, dtype=like.dtype, device=like.device)
-    return tensor.to(like.dtype).reshape(*tensor.shape, *(1,) * (3 - tensor.dim() if tensor.dim() else 0))
+    trailing = (1,) * (3 - tensor.dim()) if tensor.dim() else ()
+    return tensor.to(like.dtype).reshape(tensor.shape + trailing)
 
 
 def combine(
