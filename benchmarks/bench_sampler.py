@@ -1,57 +1,56 @@
-"""256 images of the built-in model with everything on, and where the time goes."""
+"""Guidance before the head against guidance after it: features entering the head to tokens, CFG + SSG, one scale.
 
-from __future__ import annotations
+Before: combine the features, one product with the head on B rows, sample. After: the product on 2B rows, then
+guided_sample on the logits. The sampler's cost model chooses between the two (varfast/_cost.py).
+"""
 
-import time
-from collections import defaultdict
 from typing import Any
 
-from pytest_benchmark.fixture import BenchmarkFixture
-from torch.profiler import profile
+import _harness
+import peers
+import pytest
+import torch
 
-from varfast import SSG, DiverseVAR, Sampler, VARScaling
-from varfast.models import load
+from varfast import ops
 
-IMAGES, LIMIT_S = 256, 60.0
-EVERYTHING = (SSG(0.4, "constant"), VARScaling(scales=(1, 2), candidates=50), DiverseVAR(scales=(1, 2)))
-
-
-class Clocked:
-    """A model that adds up the seconds spent in each of its methods."""
-
-    def __init__(self, model: Any) -> None:
-        self.model = model
-        self.seconds: dict[str, float] = defaultdict(float)
-
-    def __getattr__(self, name: str) -> Any:
-        found = getattr(self.model, name)
-        if name not in ("begin", "features", "head", "advance", "decode"):
-            return found
-
-        def clocked(*args: Any, **kwargs: Any) -> Any:
-            start = time.perf_counter()
-            result = found(*args, **kwargs)
-            self.seconds[name] += time.perf_counter() - start
-            return result
-
-        return clocked
+# name: batch, previous grid, grid, features, vocabulary
+CASES = {
+    "head to tokens B=2 13-16 C=1024 V=4096 (VAR-d16)": (2, (13, 13), (16, 16), 1024, 4096),
+    "head to tokens B=16 6-8 C=160 V=512 (built-in)": (16, (6, 6), (8, 8), 160, 512),
+    "head to tokens B=1 48-64 C=2048 V=64 (32 bits)": (1, (48, 48), (64, 64), 2048, 64),
+}
+T, BETA = 1.5, 0.5
 
 
-def test_256_images_with_everything_on(benchmark: BenchmarkFixture) -> None:
-    model = Clocked(load())
-    sampler = Sampler(model, EVERYTHING, cfg=1.0, top_k=400, top_p=0.98)
-    labels, seeds = [i % 10 for i in range(IMAGES)], list(range(IMAGES))
-    sampler(labels=labels[:8], seeds=seeds[:8])
-    model.seconds.clear()
-    start = time.perf_counter()
-    benchmark.pedantic(sampler, kwargs={"labels": labels, "seeds": seeds}, rounds=1)
-    total = time.perf_counter() - start
-    parts = dict(sorted(model.seconds.items(), key=lambda item: -item[1]))
-    with profile() as profiler:
-        sampler(labels=labels, seeds=seeds)
-    ops = {e.key: e.cpu_time_total / 1e6 for e in profiler.key_averages() if e.key.startswith("varfast::")}
-    benchmark.extra_info.update(total_s=total, model_s=parts, ops_s=ops)
-    print(f"\n{IMAGES} images in {total:.1f} s")
-    for name, seconds in [*parts.items(), *sorted(ops.items(), key=lambda item: -item[1])]:
-        print(f"  {name:32} {seconds:6.2f} s {seconds / total:6.1%}")
-    assert total <= LIMIT_S
+@pytest.mark.parametrize("provider", ["varfast", "varfast after the head", "eager without SSG"])
+@pytest.mark.parametrize("case", CASES)
+def test_sampler(benchmark: Any, case: str, provider: str) -> None:
+    batch, prev_hw, hw, width, vocab = CASES[case]
+    bits = vocab // 2 if vocab == 64 else 1
+    torch.manual_seed(0)
+    rows, cells = hw[0] * hw[1], prev_hw[0] * prev_hw[1]
+    head = torch.nn.Linear(width, vocab).requires_grad_(False)
+    x, prev = torch.randn(2 * batch, rows, width), torch.randn(batch, cells, width)
+    prev_logits = head(prev)
+    seeds = torch.arange(batch)
+    grids: dict[str, Any] = {"hw": hw, "prev_hw": prev_hw, "t": T, "beta": BETA}
+
+    def before() -> object:
+        guided, _ = ops.guide(*x.chunk(2), prev, **grids)
+        logits = head(guided).reshape(batch, rows * bits, vocab // bits)
+        return ops.sample(logits, seeds, top_k=900, top_p=0.96)
+
+    def after() -> object:
+        cond, uncond = head(x).chunk(2)
+        return ops.guided_sample(
+            cond, uncond, prev_logits, seeds=seeds, groups=bits, top_k=900, top_p=0.96, return_cfg=True, **grids
+        )
+
+    def eager() -> object:
+        cond, uncond = head(x).chunk(2)
+        logits = ((1 + T) * cond - T * uncond).reshape(batch, rows * bits, vocab // bits)
+        return peers.host_sample(logits, 900, 0.96)
+
+    moved = 4 * (2 * batch * rows * width + batch * cells * width + width * vocab)
+    function = {"varfast": before, "varfast after the head": after, "eager without SSG": eager}[provider]
+    _harness.run(benchmark, case, provider, moved, function)
