@@ -1,4 +1,9 @@
-"""Infinity (arXiv 2412.04431): the arithmetic of its bitwise tokens, as functions of tensors.
+"""Infinity (arXiv 2412.04431): the objects of its released code, text to image, with bitwise tokens.
+
+::
+
+    varfast.patch(infinity, guidance=[varfast.SSG(beta=0.3)])
+    _, _, images = infinity.autoregressive_infer_cfg(vae=vae, scale_schedule=..., label_B_or_BLT=..., ...)
 
 A token has d bits, the head gives two logits for each. With `patchify` (`apply_spatial_patchify`) a token on (h, w)
 stands for four code vectors on (2h, 2w), of d / 4 bits each.
@@ -6,13 +11,25 @@ stands for four code vectors on (2h, 2w), of d / 4 bits each.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from varfast.protocol import Grid
+from varfast.guidance import CFG
+from varfast.hosts.var import Cache, labels_and_seeds
+from varfast.protocol import BlockHook, Grid, Model
+from varfast.sampler import Sampler
+
+METHOD = "autoregressive_infer_cfg"
+ATTRIBUTES = (
+    "cfg_uncond", "text_norm", "text_proj_for_sos", "text_proj_for_ca", "pos_start", "rope2d_freqs_grid", "lvl_embed",
+    "norm0_ve", "word_embed", "shared_ada_lin", "unregistered_blocks", "head_nm", "head",
+)  # fmt: skip
+Text = tuple[Tensor, Sequence[int], Tensor, int]  # packed features (sum of T, C), lengths, their running sums, maximum
 
 
 def strengths(cfg_list: Sequence[float]) -> tuple[float, ...]:
@@ -62,3 +79,221 @@ def following(summed: Tensor, hw: Grid, patchify: bool = False) -> Tensor:
 def picture(decoded: Tensor) -> Tensor:
     """Upstream's images: uint8 (B, H, W, 3), blue first, from the decoder's (B, 3, H, W) in [-1, 1]."""
     return decoded.add(1).div(2).permute(0, 2, 3, 1).mul(255).to(torch.uint8).flip(3)
+
+
+def _prompts(text: Text, which: list[int]) -> list[Tensor]:
+    parts = text[0].split(list(text[1]))
+    return [parts[i] for i in which]
+
+
+@dataclass
+class State:
+    """What one generation carries from scale to scale; `rows` is 2B with an unconditional half, else B."""
+
+    cond: Tensor  # (rows, C)
+    modulation: Tensor  # what the blocks take for it
+    text: tuple[Tensor, Tensor, int]  # keys and values of cross-attention, running lengths, maximum
+    cache: list[Cache]  # per block, keys and values of the scales before
+    fresh: list[Cache]  # the same with this scale's, kept by `advance`
+    summed: Tensor  # (B, d, H, W)
+    tokens: Tensor  # (rows, L, C), this scale's input
+    asked: int  # rows that the sampler asked for
+
+
+class WrappedInfinity:
+    """An upstream `Infinity` object, its VAE and N prompts as a `varfast.protocol.Model`; made by `varfast.wrap`."""
+
+    def __init__(
+        self, model: Any, vae: Any, scale_schedule: Sequence[tuple[int, int, int]], text: Text, negative: Text | None,
+        inside: Mapping[int, Sequence[float]], raw: bool,
+    ) -> None:  # fmt: skip
+        self.patchify = bool(model.apply_spatial_patchify)
+        self.schedule = [(int(t), int(h), int(w)) for t, h, w in scale_schedule]
+        blocks, bits = model.unregistered_blocks, getattr(vae, "embed_dim", 0) * (4 if self.patchify else 1)
+        checks = {
+            "use_bit_label must be on": model.use_bit_label,
+            "use_flex_attn must be off": not model.use_flex_attn,
+            "block_chunks must be above 1": hasattr(model, "block_chunks"),
+            "fused_norm must be on: without it blocks forget the scale": all(b.fused_norm_func for b in blocks),
+            "head_depth must be 1: guidance commutes with one Linear": isinstance(model.head, nn.Linear),
+            "scale_schedule must be one of the model's": str(tuple(self.schedule)) in model.rope2d_freqs_grid,
+            f"vae must have codes of {model.d_vae} bits": bits == model.d_vae,
+            "negative must have as many prompts as text": negative is None or len(negative[1]) == len(text[1]),
+        }
+        for words, holds in checks.items():
+            if not holds:
+                raise ValueError(f"model: {words}")
+        self.model, self.vae, self.text, self.negative = model, vae, text, negative
+        self.inside, self.raw = inside, raw
+        self.grids: tuple[Grid, ...] = tuple((h, w) for _, h, w in self.schedule)
+        self.bits = int(model.d_vae)
+        self.vocab_size, self.num_classes = 2 * self.bits, len(text[1])
+        self.codebook = torch.tensor([[-1.0], [1.0]], device=model.pos_start.device)
+
+    @torch.no_grad()
+    def begin(self, labels: Tensor, unconditional: bool = True) -> State:
+        """Starts images of the prompts `labels` (B,) int64, indices into the text."""
+        which = labels.tolist()
+        if not which or not all(0 <= i < self.num_classes for i in which):
+            raise ValueError(f"labels: got {which}, needs at least one index of {self.num_classes} prompts")
+        parts = _prompts(self.text, which)
+        if unconditional or self.inside:
+            empty = [self.model.cfg_uncond[: len(part)] for part in parts]
+            parts = parts + (empty if self.negative is None else _prompts(self.negative, which))
+        lengths = [len(part) for part in parts]
+        ends = torch.tensor([0, *lengths], device=labels.device).cumsum(0).to(torch.int32)
+        packed = self.model.text_norm(torch.cat(parts))
+        cond = self.model.text_proj_for_sos((packed, ends, max(lengths)))
+        with torch.autocast(cond.device.type, enabled=False):
+            modulation = self.model.shared_ada_lin(cond.float()).float().contiguous()
+        (h, w), scale = self.grids[-1], 2 if self.patchify else 1
+        nothing: list[Cache] = [(None, None)] * len(self.model.unregistered_blocks)
+        with torch.inference_mode(False):  # upstream moves this table at its first use, and keeps it
+            table, key = self.model.rope2d_freqs_grid, str(tuple(self.schedule))
+            table[key] = table[key].to(cond.device)
+        return State(
+            cond=cond,
+            modulation=modulation,
+            text=(self.model.text_proj_for_ca(packed), ends, max(lengths)),
+            cache=nothing,
+            fresh=nothing.copy(),
+            summed=torch.zeros(len(which), self.bits // scale**2, scale * h, scale * w, device=cond.device),
+            tokens=cond[:, None] + self.model.pos_start,
+            asked=len(which) * (2 if unconditional else 1),
+        )
+
+    @torch.no_grad()
+    def features(
+        self, state: State, k: int, on_input: BlockHook | None = None, on_output: BlockHook | None = None
+    ) -> Tensor:
+        """What enters the linear head at scale `k`: (rows, L, C) float32. May be called again before `advance`."""
+        x, i, count = state.tokens.clone(), 0, len(self.model.unregistered_blocks)
+        rest: dict[str, Any] = {"cond_BD": state.modulation, "ca_kv": state.text, "attn_bias_or_two_vector": None}
+        rest |= {"scale_schedule": self.schedule, "scale_ind": k, "rope2d_freqs_grid": self.model.rope2d_freqs_grid}
+        for chunk_index, chunk in enumerate(self.model.block_chunks):
+            if chunk_index == 0 or not self.model.add_lvl_embeding_only_first_block:
+                x = self.model.add_lvl_embeding(x, k, self.schedule)
+            for block in chunk.module:
+                x = x if on_input is None else on_input(x, i, count)
+                attention = getattr(block, "sa", None) or block.attn
+                attention.kv_caching(True)
+                attention.cached_k, attention.cached_v = state.cache[i]
+                try:
+                    x = block(x=x, **rest)
+                    state.fresh[i] = (attention.cached_k, attention.cached_v)
+                finally:
+                    attention.kv_caching(False)
+                if i in self.inside and self.inside[i][k] != 1:
+                    x = mix(x, self.inside[i][k])
+                x = x if on_output is None else on_output(x, i, count)
+                i += 1
+        with torch.autocast(x.device.type, enabled=False):
+            return self.model.head_nm(x[: state.asked].float(), state.cond[: state.asked].float())
+
+    @torch.no_grad()
+    def head(self, x: Tensor) -> Tensor:
+        """(rows, L, C) to bit logits (rows, L, 2d) float32."""
+        with torch.autocast(x.device.type, enabled=False):
+            return self.model.head(x.float())
+
+    @torch.no_grad()
+    def advance(self, state: State, k: int, *, ids: Tensor | None = None, embeddings: Tensor | None = None) -> None:
+        """Takes scale `k`'s bits (B, L, d). Raises ValueError for embeddings: this host has no smooth mode."""
+        h, w = self.grids[k]
+        if ids is None or ids.shape[1:] != (h * w, self.bits):
+            got = "embeddings" if ids is None else tuple(ids.shape)
+            raise ValueError(
+                f"ids: got {got}, needs bits (B, {h * w}, {self.bits}) at scale {k}; there is no smooth mode"
+            )
+        state.summed = accumulate(state.summed, codes(bit_map(ids.float(), (h, w), self.patchify)))
+        state.cache = state.fresh.copy()
+        if k + 1 < len(self.grids):
+            x = self.model.norm0_ve(following(state.summed, self.grids[k + 1], self.patchify))
+            state.tokens = self.model.word_embed(x).repeat(len(state.cond) // len(ids), 1, 1)
+
+    @torch.no_grad()
+    def decode(self, state: State) -> Tensor:
+        """Images (B, 3, H, W) float32 in [0, 1], red first; with `raw` the decoder's own."""
+        images = self.vae.decode(state.summed).float()
+        return images if self.raw else images.clamp(-1, 1).add(1).mul(0.5)
+
+
+def wrap(
+    model: Any,
+    *,
+    vae: Any,
+    scale_schedule: Sequence[tuple[int, int, int]],
+    text: Text,
+    negative: Text | None = None,
+    inside: Mapping[int, Sequence[float]] | None = None,
+    raw: bool = False,
+) -> Model:
+    """An upstream `Infinity` as a `Model` whose labels are indices of prompts.
+
+    `text` holds N prompts in upstream's packed form, `negative` as many negative ones (by default the learned empty
+    prompt); `inside` maps a block to a list of cfg, one a scale, mixed in after it; `raw` leaves the images as the
+    decoder gives them. Raises ValueError for what does not fit or is not supported.
+    """
+    return WrappedInfinity(model, vae, scale_schedule, text, negative, inside or {}, raw)
+
+
+def inference(model: Any, guidance: tuple[object, ...], sampling: dict[str, Any]) -> Callable[..., Any]:
+    """What `varfast.patch` puts in the place of `Infinity.autoregressive_infer_cfg`.
+
+    Its arguments and its result are upstream's, `([], [], images)` with images uint8 (B, H, W, 3), blue first; how
+    `g_seed` becomes one seed per image is told at `varfast.hosts.var.labels_and_seeds`. `tau_list` is the temperature.
+    """
+
+    def autoregressive_infer_cfg(
+        self: Any,
+        vae: Any = None,
+        scale_schedule: Any = None,
+        label_B_or_BLT: Any = None,
+        B: int = 1,
+        negative_label_B_or_BLT: Any = None,
+        force_gt_Bhw: object = None,
+        g_seed: int | None = None,
+        cfg_list: Sequence[float] = (),
+        tau_list: Sequence[float] = (),
+        cfg_sc: float = 3,
+        top_k: int = 0,
+        top_p: float = 0.0,
+        returns_vemb: int = 0,
+        ratio_Bl1: object = None,
+        gumbel: int = 0,
+        norm_cfg: bool = False,
+        cfg_exp_k: float = 0.0,
+        cfg_insertion_layer: Sequence[int] = (-5,),
+        vae_type: int = 0,
+        softmax_merge_topk: int = -1,
+        ret_img: bool = False,
+        trunk_scale: int = 1000,
+        gt_leak: int = 0,
+        gt_ls_Bl: object = None,
+        inference_mode: bool = False,
+        save_img_path: object = None,
+        sampling_per_bits: int = 1,
+    ) -> Any:
+        count, depth = len(scale_schedule), len(self.unregistered_blocks)
+        if vae_type == 0 or gt_leak or trunk_scale < count:
+            raise ValueError("patched Infinity needs vae_type above 0, gt_leak 0 and no trunk_scale")
+        if len(label_B_or_BLT[1]) != B or min(len(cfg_list), len(tau_list)) < count:
+            raise ValueError(f"needs the text of B={B} prompts, and cfg_list and tau_list of {count} numbers")
+        cfg = tuple(cfg_list[:count])
+        inside = {depth + item: cfg for item in cfg_insertion_layer if item < 0}
+        wrapped = wrap(
+            self, vae=vae, scale_schedule=scale_schedule, text=label_B_or_BLT, negative=negative_label_B_or_BLT,
+            inside=inside if any(number != 1 for number in cfg) else {}, raw=True,
+        )  # fmt: skip
+        sampler = Sampler(
+            wrapped,
+            guidance,
+            cfg=CFG(1.0, strengths(cfg) if 0 in cfg_insertion_layer else (0.0,) * count),
+            top_k=top_k or self.top_k,
+            top_p=top_p or self.top_p,
+            **({"temperature": list(tau_list[:count])} | sampling),
+        )
+        images = sampler(labels=list(range(B)), seeds=labels_and_seeds(self, B, 0, g_seed)[1])
+        return [], [], picture(images.clone()) if ret_img else []
+
+    return autoregressive_infer_cfg

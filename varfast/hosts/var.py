@@ -197,7 +197,7 @@ def labels_and_seeds(model: Any, batch: int, label: int | Tensor | None, g_seed:
     """
     generator = None if g_seed is None else torch.Generator().manual_seed(g_seed)
     seeds = torch.randint(2**62, (batch,), generator=generator)
-    device = model.class_emb.weight.device
+    device = model.pos_start.device
     if label is None:
         host = None if g_seed is None else model.rng.manual_seed(g_seed)
         return torch.multinomial(model.uniform_prob, batch, replacement=True, generator=host).reshape(batch), seeds
