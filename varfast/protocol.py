@@ -8,7 +8,8 @@ of four hooks, found by name; each gets the `Step` it is called at:
 ``on_features(step, x, block, blocks)``     after a transformer block: the same
 ``on_logits(step, recipe)``                 returns the `Recipe` by which the scale's logits become tokens
 ``select(step, candidates)``                where a recipe has draws > 1: index (B,) of the candidate to keep, or None
-                                            to leave the choice to another object
+                                            to leave the choice to another object; also gets the distribution that the
+                                            candidates were drawn from where the recipe asks for it
 ==========================================  =========================================================================
 
 `on_logits` is asked once per scale before the first one runs, so that numbers reach the device together and the loop
@@ -76,6 +77,7 @@ class Recipe:
     min_p: float | Tensor = 0.0
     draws: int = 1
     shrinking: bool = False  # narrow the nucleus at every draw, as released VAR-Scaling code does
+    distribution: bool = False  # give `select` the filtered distribution (B, L, V) as a third argument
 
 
 class Model(Protocol):

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from varfast import _cost, ops
 from varfast.guidance import CFG
+from varfast.guidance._distribution import filtered_distribution
 from varfast.guidance._shrinking import draw_shrinking
 from varfast.protocol import HOOKS, BlockHook, Model, Recipe, Step
 
@@ -111,13 +112,15 @@ class Sampler:
                 halves = 2 if unconditional else 1
                 path = _cost.cheaper_path(self.model.grids, x.shape[2], self.model.vocab_size, halves, guided)
             carry = k + 1 < len(steps) and guided[k + 1]
-            tokens, prev = self._tokens(x, prev if guided[k] else None, step, recipe, path, unconditional, carry)
+            tokens, prev, distribution = self._tokens(
+                x, prev if guided[k] else None, step, recipe, path, unconditional, carry
+            )
             if tokens.is_floating_point():
                 failed.append(~tokens.isfinite().all(2))
                 self.model.advance(state, k, embeddings=tokens)
                 continue
             failed.append((tokens < 0).flatten(2).any(2))
-            ids = self._select(step, tokens.clamp_(min=0))
+            ids = self._select(step, tokens.clamp_(min=0), distribution)
             chosen.append(ids)
             self.model.advance(state, k, ids=ids)
         images = self.model.decode(state)
@@ -160,9 +163,9 @@ class Sampler:
 
     def _tokens(
         self, x: Tensor, prev: Tensor | None, step: Step, recipe: Recipe, path: str, unconditional: bool, carry: bool
-    ) -> tuple[Tensor, Tensor | None]:
-        """From features (rows, L, C) to ids (B, L, draws) (bits: (B, L, d, draws)) or embeddings (B, L, Cvae), and
-        the next scale's prev (None unless `carry`)."""
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """From features (rows, L, C) to ids (B, L, draws) (bits: (B, L, d, draws)) or embeddings (B, L, Cvae), the
+        next scale's prev (None unless `carry`), and the distribution (None unless the recipe asks for it)."""
         maps = self.model.head(x) if path == "logits" else x
         cond, uncond = maps.chunk(2) if unconditional else (maps, None)
         guide: dict[str, Any] = {"hw": step.hw, "prev_hw": step.prev_hw, "t": recipe.t, "beta": recipe.beta}
@@ -171,13 +174,13 @@ class Sampler:
         draw = filters | {"temperature": recipe.temperature, "min_p": recipe.min_p, "draws": recipe.draws}
         smooth = self.smooth and recipe.draws == 1
         groups = step.bits or 1
-        if path == "logits" and not smooth and not recipe.shrinking:
+        if path == "logits" and not (smooth or recipe.shrinking or recipe.distribution):
             output = ops.guided_sample(
                 cond, uncond, prev, seeds=step.seeds, groups=groups, return_cfg=carry, **guide, **draw
             )
             if isinstance(output, Tensor):
-                return _by_token(output, step), None
-            return _by_token(output.ids, step), output.cfg
+                return _by_token(output, step), None, None
+            return _by_token(output.ids, step), output.cfg, None
 
         guided = combined = cond
         if uncond is not None or prev is not None:
@@ -186,19 +189,20 @@ class Sampler:
         following = combined if carry else None
         if smooth:
             codebook = step.codebook.to(logits.dtype)
-            return ops.smooth_embed(logits, codebook, step.seeds, ratio=step.progress, **filters), following
+            return ops.smooth_embed(logits, codebook, step.seeds, ratio=step.progress, **filters), following, None
         rows = logits.unflatten(2, (groups, -1)).flatten(1, 2)
         ids = draw_shrinking(rows, step, recipe) if recipe.shrinking else ops.sample(rows, step.seeds, **draw)
-        return _by_token(cast(Tensor, ids), step), following
+        distribution = filtered_distribution(rows, recipe) if recipe.distribution else None
+        return _by_token(cast(Tensor, ids), step), following, distribution
 
-    def _select(self, step: Step, ids: Tensor) -> Tensor:
+    def _select(self, step: Step, ids: Tensor, distribution: Tensor | None) -> Tensor:
         """From draws (B, L, S) or (B, L, d, S) to the tokens (B, L) or (B, L, d)."""
         if ids.shape[-1] == 1:
             return ids[..., 0]
         candidates = ids.movedim(-1, 1)
         for item in self.guidance:
             if (hook := getattr(item, "select", None)) is not None:
-                index = hook(step, candidates)
+                index = hook(step, candidates) if distribution is None else hook(step, candidates, distribution)
                 if index is not None:
                     return candidates[torch.arange(len(index), device=index.device), index]
         raise ValueError(f"{ids.shape[-1]} candidates were drawn at scale {step.index}, but no `select` chose one")

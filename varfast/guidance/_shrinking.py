@@ -15,6 +15,15 @@ from varfast.reference.sample import column, filter_tokens, row_weights
 FIRST_PURPOSE = 4  # of the generator's counter: 0 to 3 are taken, so draw n of a narrowed distribution has 4 + n
 
 
+def narrowed(logits: Tensor, recipe: Recipe) -> Tensor:
+    """Float32 logits (B, L, V) with -inf in place of what the recipe's filters remove."""
+    numbers = [column(0.0, torch.as_tensor(x), logits) for x in (recipe.top_p, recipe.min_p, recipe.temperature)]
+    top_p, min_p, temperature = (number.to(logits.device) for number in numbers)
+    weights = row_weights(logits, logits.amax(-1, keepdim=True), temperature)
+    kept = filter_tokens(logits, weights, recipe.top_k, top_p, min_p)
+    return torch.where(kept | logits.isnan(), logits, -math.inf)  # a row that is not valid stays so
+
+
 def draw_shrinking(logits: Tensor, step: Step, recipe: Recipe) -> Tensor:
     """ids (B, L, draws) from guided logits (B, L, V).
 
@@ -22,8 +31,6 @@ def draw_shrinking(logits: Tensor, step: Step, recipe: Recipe) -> Tensor:
     tokens is down to 3 or 4 after 20 draws. Costs a sort and a draw per candidate.
     """
     logits = logits.float()
-    numbers = [column(0.0, torch.as_tensor(x), logits) for x in (recipe.top_p, recipe.min_p, recipe.temperature)]
-    top_p, min_p, temperature = (number.to(logits.device) for number in numbers)
     ids = []
     for n in range(recipe.draws):
         drawn = ops.sample(
@@ -37,7 +44,5 @@ def draw_shrinking(logits: Tensor, step: Step, recipe: Recipe) -> Tensor:
             min_p=recipe.min_p,
         )
         ids.append(cast(Tensor, drawn))
-        weights = row_weights(logits, logits.amax(-1, keepdim=True), temperature)
-        kept = filter_tokens(logits, weights, recipe.top_k, top_p, min_p)
-        logits = torch.where(kept | logits.isnan(), logits, -math.inf)  # a row that is not valid stays so
+        logits = narrowed(logits, recipe)
     return torch.cat(ids, dim=2)

@@ -37,6 +37,9 @@ class VARScaling:
         alpha, keep, min_distance: of the "var" rule; the paper's for VAR by default. They do not carry over to other
             models: `calibrate` measures what they are compared with.
         top: of the "infinity" rule.
+        density: "candidates" estimates the density from the candidates themselves; "exact" takes its limit for
+            infinitely many, from the whole distribution over the codebook (models with a vocabulary alone), with
+            Silverman's rule for `candidates` samples.
         nucleus: "fixed"; or "shrinking", which filters again at every draw what the draw before left, as the released
             VAR code does, for comparison with its numbers. Needs top_k or top_p; slow.
 
@@ -56,6 +59,7 @@ class VARScaling:
     keep: int = 10
     min_distance: float = 1.8
     top: int = 100
+    density: str = "candidates"
     nucleus: str = "fixed"
 
     def __post_init__(self) -> None:
@@ -69,6 +73,10 @@ class VARScaling:
         _schedule.check_count("keep", self.keep)
         _schedule.check_number("min_distance", self.min_distance, 0.0)
         _schedule.check_count("top", self.top)
+        if self.density not in ("candidates", "exact"):
+            raise ValueError(f"density must be candidates or exact, got {self.density!r}")
+        if self.density == "exact" and self.bandwidth == "silverman-batch":
+            raise ValueError("bandwidth='silverman-batch' belongs to density='candidates'")
         if self.nucleus not in ("fixed", "shrinking"):
             raise ValueError(f"nucleus must be fixed or shrinking, got {self.nucleus!r}")
 
@@ -81,21 +89,39 @@ class VARScaling:
             return recipe
         if self.nucleus == "shrinking" and not isinstance(recipe.temperature, Tensor) and recipe.temperature == 0.0:
             raise ValueError("nucleus='shrinking' needs a temperature above 0: there is nothing to narrow at 0")
-        return replace(recipe, draws=self.candidates, shrinking=self.nucleus == "shrinking")
+        exact = self.density == "exact"
+        if exact and step.bits is not None:
+            raise ValueError("density='exact' needs a vocabulary: a bitwise model has 2^d tokens")
+        if exact and not isinstance(recipe.temperature, Tensor) and recipe.temperature == 0.0:
+            raise ValueError("density='exact' needs a temperature above 0: at 0 all candidates are one")
+        return replace(recipe, draws=self.candidates, shrinking=self.nucleus == "shrinking", distribution=exact)
 
-    def scores(self, step: Step, candidates: Tensor) -> Tensor:
-        """Density (B, N) of candidates, ids (B, N, L) or bits (B, N, L, d), summed over positions."""
+    def scores(self, step: Step, candidates: Tensor, distribution: Tensor | None = None) -> Tensor:
+        """Density (B, N) of candidates, ids (B, N, L) or bits (B, N, L, d), summed over positions.
+
+        With the distribution (B, L, V) they are drawn from, the density in the limit of infinitely many of them.
+        """
+        if distribution is not None:
+            exact = ops.gaussian_kde(
+                candidates.transpose(1, 2),
+                "exact",
+                bandwidth=self.bandwidth,
+                weights=distribution,
+                codebook=step.codebook,
+                n=self.candidates,
+            )
+            return cast(Tensor, exact).sum(1)
         codebook = step.codebook if step.bits is None else None
         points = candidates if step.bits is None else candidates.bool()
         density = ops.gaussian_kde(points.transpose(1, 2), bandwidth=self.bandwidth, codebook=codebook)
         return cast(Tensor, density).sum(1)
 
-    def select(self, step: Step, candidates: Tensor) -> Tensor | None:
+    def select(self, step: Step, candidates: Tensor, distribution: Tensor | None = None) -> Tensor | None:
         """Index (B,) of the candidate to keep."""
         if not self._active(step):
             return None
         index = ops.select_candidate(
-            self.scores(step, candidates),
+            self.scores(step, candidates, distribution),
             candidates if step.bits is None else candidates.float(),
             step.seeds,
             codebook=step.codebook if step.bits is None else None,
