@@ -9,22 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from varfast import _info
 from varfast.ops import gaussian_kde
 from varfast.reference import gaussian_kde as reference
-
-LEVELS = ("portable", "avx2", "avx512")
-
-
-@pytest.fixture(params=LEVELS)
-def level(request):
-    before = _info.simd_level()
-    try:
-        _info.set_simd_level(request.param)
-    except ValueError:
-        pytest.skip(f"this processor has no {request.param}")
-    yield request.param
-    _info.set_simd_level(before)
 
 
 def exact(points, samples=None, codebook=None, weights=None, h=None, log=False) -> Tensor:
@@ -62,7 +48,7 @@ CLOUDS = {
 
 
 @pytest.mark.parametrize("cloud", CLOUDS)
-def test_error_to_float64(level, cloud):
+def test_error_to_float64(simd, cloud):
     torch.manual_seed(0)
     for channels in (1, 8, 32, 64, 256):
         for count in (1, 2, 50, 180):
@@ -83,7 +69,7 @@ def test_error_at_many_candidates(cloud, channels):
         assert_relative(gaussian_kde(points)[:, :: max(1, count // 500)], want)
 
 
-def test_separate_samples_far_and_near(level):
+def test_separate_samples_far_and_near(simd):
     torch.manual_seed(2)
     points, samples = torch.randn(3, 37, 16), torch.randn(3, 211, 16) + 0.5
     weights = torch.rand(3, 211)
@@ -100,7 +86,7 @@ def test_separate_samples_far_and_near(level):
     assert (gaussian_kde(points, samples + 100, bandwidth=0.5) == 0).all()
 
 
-def test_ids_are_their_embeddings(level):
+def test_ids_are_their_embeddings(simd):
     torch.manual_seed(3)
     codebook = torch.randn(97, 12)
     ids, others = torch.randint(0, 97, (2, 3, 150)), torch.randint(0, 97, (2, 3, 80))
@@ -115,7 +101,7 @@ def test_ids_are_their_embeddings(level):
 
 
 @pytest.mark.parametrize("d", (1, 7, 8, 31, 32, 33, 64, 100))
-def test_bits_are_their_embeddings(level, d):
+def test_bits_are_their_embeddings(simd, d):
     torch.manual_seed(d)
     bits, weights = torch.rand(2, 140, d) < 0.3, torch.rand(2, 140)
     for log in (False, True):
@@ -184,7 +170,7 @@ def test_exact_is_the_limit_of_many_candidates():
 
 
 @pytest.mark.parametrize("dtype", (torch.float16, torch.bfloat16))
-def test_half_precision_inputs(level, dtype):
+def test_half_precision_inputs(simd, dtype):
     torch.manual_seed(7)
     points = torch.randn(2, 60, 24).to(dtype)
     assert_relative(gaussian_kde(points), exact(points))
@@ -226,7 +212,7 @@ def test_empty_and_single():
     assert torch.equal(gaussian_kde(torch.randn(1, 4), log=True), torch.zeros(1))
 
 
-def test_not_a_number(level):
+def test_not_a_number(simd):
     for log in (False, True):
         points, samples = torch.randn(2, 9, 4), torch.randn(2, 300, 4)
         clean = gaussian_kde(points, samples, bandwidth=1.0, log=log)

@@ -10,12 +10,10 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from varfast import _info
 from varfast.ops import gaussian_kde, select_candidate
 from varfast.reference.select_candidate import select_candidate as reference
 
 HERE = Path(__file__).parent
-LEVELS = ("portable", "avx2", "avx512")
 SEEDS = torch.arange(7)
 
 
@@ -32,17 +30,6 @@ def cases(name: str) -> list:
         mine = {k.removeprefix(case["key"] + "."): v for k, v in tensors.items() if k.startswith(case["key"] + ".")}
         out.append(pytest.param(case, mine, id=case["key"]))
     return out
-
-
-@pytest.fixture(params=LEVELS)
-def level(request):
-    before = _info.simd_level()
-    try:
-        _info.set_simd_level(request.param)
-    except ValueError:
-        pytest.skip(f"this processor has no {request.param}")
-    yield request.param
-    _info.set_simd_level(before)
 
 
 def assert_same_order(got: torch.Tensor, want: torch.Tensor, scores: torch.Tensor) -> None:
@@ -118,7 +105,7 @@ def random_problem(generator: torch.Generator):
 
 
 @pytest.mark.parametrize("rule", ("var", "paper", "infinity"))
-def test_kernel_is_the_reference(level, rule):
+def test_kernel_is_the_reference(simd, rule):
     generator = torch.Generator().manual_seed(0)
     for _ in range(60):
         scores, candidates, codebook, seeds, (alpha, keep, apart, stream), order = random_problem(generator)

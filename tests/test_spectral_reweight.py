@@ -1,27 +1,13 @@
 """spectral_reweight: against a float64 singular value decomposition, in the cases where a Gram matrix could fail."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from torch import Tensor
 
-from varfast import _info, ops
+from varfast import ops
 from varfast.reference.spectral_reweight import spectral_reweight as reference
 
-LEVELS = ["portable", "avx2", "avx512"]
 SHAPES = [(1, 8), (4, 1024), (5, 3), (16, 100), (36, 64), (37, 20), (64, 300), (100, 30), (144, 150), (3, 1)]
-
-
-@pytest.fixture(params=LEVELS)
-def level(request: pytest.FixtureRequest) -> Iterator[str]:
-    before = _info.simd_level()
-    try:
-        _info.set_simd_level(request.param)
-    except ValueError:
-        pytest.skip(f"no {request.param} here")
-    yield request.param
-    _info.set_simd_level(before)
 
 
 def definition(x: Tensor, beta: float, alpha: float = 1.0, mode: str = "suppress", rank: int | None = None,
@@ -60,7 +46,7 @@ def spectrum(kind: str, n: int) -> Tensor:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_matches_the_definition(level: str, shape: tuple[int, int], dtype: torch.dtype) -> None:
+def test_matches_the_definition(simd: str, shape: tuple[int, int], dtype: torch.dtype) -> None:
     x = torch.randn(2, *shape, dtype=dtype)
     for options in (
         {"beta": 0.02, "alpha": 1.3},
@@ -102,7 +88,7 @@ def test_accuracy_with_a_rank(kind: str, strength: float) -> None:
         assert error(y, exact) < 2e-6 * max(1.0, 0.1 * gap.item()), rank
 
 
-def test_values_equal_at_the_cut_stay_finite(level: str) -> None:
+def test_values_equal_at_the_cut_stay_finite(simd: str) -> None:
     x = with_values(torch.tensor([2.0, 1.0, 1.0, 1.0, 0.5]), 40).float()
     y, sigma = ops.spectral_reweight(x, beta=1.0, rank=2, return_sigma=True)
     assert y.isfinite().all()
@@ -113,7 +99,7 @@ def test_values_equal_at_the_cut_stay_finite(level: str) -> None:
     assert sigma.isfinite().all()
 
 
-def test_special_matrices(level: str) -> None:
+def test_special_matrices(simd: str) -> None:
     zero = torch.zeros(2, 9, 32)
     for options in ({}, {"relative": True}, {"rank": 3}):
         y, sigma = ops.spectral_reweight(zero, beta=2.0, return_sigma=True, **options)
@@ -131,7 +117,7 @@ def test_special_matrices(level: str) -> None:
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize("shape", [(9, 32), (32, 9)], ids=str)
-def test_a_value_that_is_not_finite_costs_its_image_alone(level: str, shape: tuple[int, int], bad: float) -> None:
+def test_a_value_that_is_not_finite_costs_its_image_alone(simd: str, shape: tuple[int, int], bad: float) -> None:
     x = torch.randn(3, *shape)
     clean, clean_sigma = ops.spectral_reweight(x, beta=0.1, return_sigma=True)
     x[1, 3, 5] = bad
@@ -144,7 +130,7 @@ def test_a_value_that_is_not_finite_costs_its_image_alone(level: str, shape: tup
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("shape", [(16, 100), (100, 16), (30, 5)], ids=str)
-def test_sixteen_bits(level: str, shape: tuple[int, int], dtype: torch.dtype) -> None:
+def test_sixteen_bits(simd: str, shape: tuple[int, int], dtype: torch.dtype) -> None:
     x = torch.randn(2, *shape).to(dtype)
     for beta, alpha in ((1.0, 1.0), (20.0, 1e5)):  # a product in float32, one in float64
         y, sigma = ops.spectral_reweight(x, beta=beta, alpha=alpha, relative=True, return_sigma=True)
@@ -155,7 +141,7 @@ def test_sixteen_bits(level: str, shape: tuple[int, int], dtype: torch.dtype) ->
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
-def test_strides_batch_and_threads_change_no_bit(level: str, dtype: torch.dtype) -> None:
+def test_strides_batch_and_threads_change_no_bit(simd: str, dtype: torch.dtype) -> None:
     base = torch.randn(5, 20, 70).to(dtype)
     whole = ops.spectral_reweight(base, beta=0.1)
     for image in range(5):
