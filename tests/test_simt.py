@@ -26,6 +26,10 @@ def test_correct_kernels_pass(program: Path, seed: str) -> None:
     done = emulation.run(program, "rotate", "none", seed)
     assert done.returncode == 0, done.stderr
     assert [int(x) for x in done.stdout.split()] == [i // 32 * 32 + (i % 32 + 1) % 32 for i in range(64)] * 3
+    done = emulation.run(program, "tally", "none", seed)
+    assert done.returncode == 0 and int(done.stdout.split()[0]) == 3 * (total + 63), done.stderr
+    done = emulation.run(program, "copy", "none", seed)
+    assert done.returncode == 0 and done.stdout.split() == [str(i) for i in range(64)] * 3, done.stderr
 
 
 @pytest.mark.parametrize("seed", ["0", "1", "2", "3", "4"])
@@ -44,6 +48,15 @@ def test_correct_kernels_pass(program: Path, seed: str) -> None:
         ("greedy", "too much", ("out of bounds",)),
         ("rotate", "removed warp barrier", ("race", "uninitialised read")),
         ("rotate", "other warp", ("race", "uninitialised read")),
+        ("tally", "no barrier", ("race", "uninitialised read")),
+        ("tally", "uninitialised", ("uninitialised read",)),
+        ("tally", "plain add", ("race",)),
+        ("tally", "early read", ("race",)),
+        ("tally", "early write", ("race",)),
+        ("tally", "overrun", ("out of bounds",)),
+        ("copy", "removed barrier", ("race", "uninitialised read")),
+        ("copy", "misaligned", ("misaligned",)),
+        ("copy", "overrun", ("out of bounds",)),
     ],
 )
 def test_planted_fault_is_caught(program: Path, kernel: str, fault: str, reports: tuple[str, ...], seed: str) -> None:

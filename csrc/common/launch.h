@@ -9,6 +9,8 @@
 //   block_x() thread_x() threads() lane() warp() warps()
 //   barrier() warp_barrier()                    all threads of the block, of the warp
 //   shuffle_xor(v, mask) shuffle_up(v, by) shuffle(v, lane) ballot(p)   v: any plain struct of whole 4-byte words
+//   atomic_add(view, i, v) atomic_max(view, i, v) atomic_min(view, i, v)   return what was there; add also of floats
+//   load_pack<N>(view, i) store_pack(view, i, pack)   N neighbours in one access of 4, 8 or 16 aligned bytes
 #pragma once
 
 #include <cstdint>
@@ -24,6 +26,13 @@ struct Launch {
   int64_t shared_bytes;
   void* stream;
 };
+
+// Neighbours that travel together.
+template <class T, int N>
+struct alignas(N * sizeof(T)) Pack {
+  static_assert(N * sizeof(T) == 4 || N * sizeof(T) == 8 || N * sizeof(T) == 16);
+  T values[N];
+};
 }  // namespace varfast
 
 #ifdef VF_SIMT
@@ -36,8 +45,8 @@ struct Launch {
 
 #  define VF_KERNEL __global__ void
 #  define VF_DEVICE __device__ __forceinline__
-#  define VF_SHARED(T, name, count)    \
-    __shared__ T name##_memory[count]; \
+#  define VF_SHARED(T, name, count)                  \
+    __shared__ __align__(16) T name##_memory[count]; \
     const ::varfast::VF_ISA::view<T> name(name##_memory, count)
 #  define VF_SHARED_DYNAMIC(T, name, count)                            \
     extern __shared__ __align__(16) unsigned char vf_dynamic_shared[]; \
@@ -84,6 +93,44 @@ VF_DEVICE T shuffle_up(T value, int by) {
 template <class T>
 VF_DEVICE T shuffle(T value, int from) {
   return by_words(value, [from](uint32_t x) { return __shfl_sync(0xffffffffu, x, from); });
+}
+
+// CUDA's atomics name 64-bit integers `long long`; int64_t is `long` here.
+template <class T>
+using AtomicWord = std::conditional_t<std::is_same_v<T, uint64_t>, unsigned long long,
+                                      std::conditional_t<std::is_same_v<T, int64_t>, long long, T> >;
+template <class T>
+VF_DEVICE T atomic_add(const view<T>& array, int64_t i, T value) {
+  // Two's complement: the unsigned sum is the signed one.
+  using Word = std::conditional_t<std::is_same_v<T, int64_t>, unsigned long long, AtomicWord<T> >;
+  return static_cast<T>(atomicAdd(reinterpret_cast<Word*>(array.data + i), static_cast<Word>(value)));
+}
+template <class T>
+VF_DEVICE T atomic_max(const view<T>& array, int64_t i, T value) {
+  using Word = AtomicWord<T>;
+  return static_cast<T>(atomicMax(reinterpret_cast<Word*>(array.data + i), static_cast<Word>(value)));
+}
+template <class T>
+VF_DEVICE T atomic_min(const view<T>& array, int64_t i, T value) {
+  using Word = AtomicWord<T>;
+  return static_cast<T>(atomicMin(reinterpret_cast<Word*>(array.data + i), static_cast<Word>(value)));
+}
+
+// The machine's own vector types: a struct of 16-bit numbers may be copied number by number.
+template <int kBytes>
+using PackWord = std::conditional_t<kBytes == 16, uint4, std::conditional_t<kBytes == 8, uint2, uint32_t> >;
+template <int N, class T>
+VF_DEVICE Pack<std::remove_const_t<T>, N> load_pack(const view<T>& from, int64_t i) {
+  Pack<std::remove_const_t<T>, N> out;
+  const auto word = *reinterpret_cast<const PackWord<sizeof(out)>*>(from.data + i);
+  memcpy(&out, &word, sizeof(out));
+  return out;
+}
+template <int N, class T>
+VF_DEVICE void store_pack(const view<T>& to, int64_t i, const Pack<T, N>& pack) {
+  PackWord<sizeof(pack)> word;
+  memcpy(&word, &pack, sizeof(pack));
+  *reinterpret_cast<PackWord<sizeof(pack)>*>(to.data + i) = word;
 }
 
 // More than 48 KiB of dynamic shared memory must be asked for, once per kernel and device; asking again costs 100 ns.

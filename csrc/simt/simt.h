@@ -3,8 +3,9 @@
 // A block's threads are fibers, run one at a time. Between two barriers the order is random (from `seed`), so a result
 // that depends on it differs from run to run; and every access to shared memory is checked: inside the array, of
 // something that was written, and not touched by another thread since the last barrier where either of the two writes
-// (racecheck's hazard, found in whatever order the threads ran). Barriers must be met by all threads of the block (or
-// warp) at one place in the source. A fault ends the program with exit code 70 and one line that names it.
+// (racecheck's hazard, found in whatever order the threads ran; atomics may meet each other, but nothing else).
+// Barriers must be met by all threads of the block (or warp) at one place in the source. A fault ends the program with
+// exit code 70 and one line that names it.
 #pragma once
 
 #include <ucontext.h>
@@ -69,7 +70,7 @@ struct Touch {
 };
 struct Cell {
   bool written = false;
-  Touch write, read;
+  Touch write, read, atomic;
 };
 struct SharedArray {
   std::vector<unsigned char> bytes;
@@ -215,24 +216,34 @@ inline void note(Touch& touch) {
   touch = {me, block->epoch, block->self().warp_epoch, other, other_warp};
 }
 
-inline void check_read(Cell& cell, int64_t i) {
-  if (!cell.written)
-    fault("uninitialised read: " + who() + " reads element " + std::to_string(i) + " of shared memory");
-  if (!apart(cell.write)) {
-    fault("race: " + who() + " reads element " + std::to_string(i) + " that thread " +
-          std::to_string(cell.write.thread) + " wrote since the last barrier");
+// Faults where one of the `others` touched element i of shared memory since the last barrier; else notes the touch.
+inline void check(const char* verb, int64_t i, std::initializer_list<const Touch*> others, Touch& mine) {
+  for (const Touch* other : others) {
+    if (apart(*other)) continue;
+    fault("race: " + who() + " " + verb + " element " + std::to_string(i) + " that thread " +
+          std::to_string(other->thread) + " touched since the last barrier");
   }
-  note(cell.read);
+  note(mine);
+}
+
+inline void check_written(const Cell& cell, int64_t i) {
+  if (cell.written) return;
+  fault("uninitialised read: " + who() + " reads element " + std::to_string(i) + " of shared memory");
+}
+
+inline void check_read(Cell& cell, int64_t i) {
+  check_written(cell, i);
+  check("reads", i, {&cell.write, &cell.atomic}, cell.read);
 }
 
 inline void check_write(Cell& cell, int64_t i) {
-  if (!apart(cell.write) || !apart(cell.read)) {
-    const int other = apart(cell.write) ? cell.read.thread : cell.write.thread;
-    fault("race: " + who() + " writes element " + std::to_string(i) + " that thread " + std::to_string(other) +
-          " touched since the last barrier");
-  }
+  check("writes", i, {&cell.write, &cell.read, &cell.atomic}, cell.write);
   cell.written = true;
-  note(cell.write);
+}
+
+inline void check_atomic(Cell& cell, int64_t i) {
+  check_written(cell, i);
+  check("updates", i, {&cell.write, &cell.read}, cell.atomic);
 }
 
 }  // namespace varfast::simt
@@ -255,6 +266,14 @@ class Element {
     return *this;
   }
   const Element& operator=(const Element& other) const { return *this = static_cast<Value>(other); }
+  // An atomic step from x to op(x); returns x. Fibers change places at barriers alone, so nothing comes between.
+  template <class Op>
+  Value update(Op op) const {
+    if (cell_ != nullptr) simt::check_atomic(*cell_, index_);
+    const Value before = *value_;
+    *value_ = op(before);
+    return before;
+  }
 
  private:
   T* value_;
@@ -272,6 +291,11 @@ class view {
                   std::to_string(size_) + (cells_ != nullptr ? " of shared memory" : " of global memory"));
     }
     return {data_ + i, cells_ == nullptr ? nullptr : cells_ + i, i};
+  }
+  void check_aligned(int64_t i, std::size_t bytes) const {
+    if (reinterpret_cast<uintptr_t>(data_ + i) % bytes == 0) return;
+    simt::fault("misaligned: " + simt::who() + " touches " + std::to_string(bytes) + " bytes at element " +
+                std::to_string(i) + " at once");
   }
 
  private:
@@ -323,36 +347,4 @@ T exchange(const T& value, int from, const Site& site) {
 
 }  // namespace varfast::simt
 
-VF_BEGIN
-
-inline int64_t block_x() { return simt::block->index; }
-inline int thread_x() { return simt::block->current; }
-inline int threads() { return simt::block->size; }
-inline int lane() { return thread_x() % simt::kWarp; }
-inline int warp() { return thread_x() / simt::kWarp; }
-inline int warps() { return threads() / simt::kWarp; }
-inline void barrier(simt::Site site = simt::Site::current()) { simt::wait(simt::State::at_block_barrier, site); }
-inline void warp_barrier(simt::Site site = simt::Site::current()) {
-  simt::wait(simt::State::at_warp_barrier, site);
-  ++simt::block->self().warp_epoch;
-}
-
-template <class T>
-T shuffle(T value, int from, simt::Site site = simt::Site::current()) {
-  return simt::exchange(value, from % simt::kWarp, site);
-}
-template <class T>
-T shuffle_xor(T value, int mask, simt::Site site = simt::Site::current()) {
-  return simt::exchange(value, lane() ^ mask, site);
-}
-template <class T>
-T shuffle_up(T value, int by, simt::Site site = simt::Site::current()) {
-  return simt::exchange(value, lane() >= by ? lane() - by : lane(), site);
-}
-inline uint32_t ballot(bool p, simt::Site site = simt::Site::current()) {
-  uint32_t bits = p ? 1u << lane() : 0u;
-  for (int mask = 1; mask < simt::kWarp; mask <<= 1) bits |= simt::exchange(bits, lane() ^ mask, site);
-  return bits;
-}
-
-VF_END
+#include "simt/device.h"

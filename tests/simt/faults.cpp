@@ -54,6 +54,44 @@ VF_KERNEL rotate(Args args) {
   out[block_x() * threads() + thread_x()] = numbers[args.fault == "other warp" ? (next + 32) % 64 : next];
 }
 
+// Every thread adds to one number of shared memory and to one of global memory, by atomics.
+VF_KERNEL tally(Args args) {
+  VF_SHARED(int, sum, 1);
+  VF_SHARED(int64_t, most, 1);
+  VF_SHARED(int, least, 1);
+  const view<int> out(args.out, args.size);
+  const int me = thread_x();
+  if (me == 0) {
+    if (args.fault != "uninitialised") sum[0] = 0;
+    most[0] = -1;
+    least[0] = 99;
+  }
+  if (args.fault != "no barrier") barrier();
+  if (args.fault == "plain add") {
+    sum[0] = sum[0] + me;
+  } else {
+    atomic_add(sum, 0, me);
+  }
+  atomic_max(most, 0, static_cast<int64_t>(me) << 40);
+  if (args.fault == "early read" && me == 40) out[1] = sum[0];
+  if (args.fault == "early write" && me == 40) sum[0] = 0;
+  if (args.fault == "overrun" && me == 40) atomic_min(sum, 1, 0);
+  atomic_min(least, 0, me);
+  barrier();
+  if (me == 0) atomic_add(out, 0, sum[0] + static_cast<int>(most[0] >> 40) - least[0]);
+}
+
+// Copies four numbers at a time.
+VF_KERNEL copy(Args args) {
+  VF_SHARED(int, numbers, 64);
+  numbers[thread_x()] = thread_x();
+  if (args.fault != "removed barrier") barrier();
+  const view<int> out(args.out, args.size);
+  if (thread_x() >= 16) return;
+  const int at = 4 * thread_x() + (args.fault == "misaligned" && thread_x() == 3 ? 2 : 0);
+  store_pack(out, block_x() * threads() + at, load_pack<4>(numbers, args.fault == "overrun" ? at + 4 : at));
+}
+
 }  // namespace varfast::device
 
 int main(int, char** argv) {
@@ -66,6 +104,11 @@ int main(int, char** argv) {
     VF_LAUNCH(varfast::device::reverse, shape, args);
   } else if (kernel == "greedy") {
     VF_LAUNCH(varfast::device::greedy, shape, args);
+  } else if (kernel == "tally") {
+    out.assign(out.size(), 0);
+    VF_LAUNCH(varfast::device::tally, shape, args);
+  } else if (kernel == "copy") {
+    VF_LAUNCH(varfast::device::copy, shape, args);
   } else {
     VF_LAUNCH(varfast::device::rotate, shape, args);
   }
