@@ -2,6 +2,8 @@
 
 import hashlib
 import os
+import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -38,3 +40,21 @@ def call(program: Path, data: bytes, folder: Path) -> bytes:
     done = run(program, str(given), str(results))
     assert done.returncode == 0, done.stderr[-4000:]
     return results.read_bytes()
+
+
+_BARRIER = re.compile(r"\bbarrier\(\);")
+
+
+def barriers(file: str) -> int:
+    """Barriers of the block in a file of csrc."""
+    return len(_BARRIER.findall((ROOT / "csrc" / file).read_text()))
+
+
+def without_barrier(file: str, which: int, folder: Path) -> Path:
+    """A copy of csrc in `folder` with one barrier of a file removed."""
+    copy = folder / "csrc"
+    shutil.copytree(ROOT / "csrc", copy)
+    text = (copy / file).read_text()
+    found = list(_BARRIER.finditer(text))[which]
+    (copy / file).write_text(text[: found.start()] + text[found.end() :])
+    return copy

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cmath>
+#include <limits>
 
 #include "common/philox.h"
 
@@ -20,7 +21,24 @@ VF_HD uint64_t pick_weight(float score, float best) {
                       : 0;
 }
 
-// Key of a candidate in the random order: ascending, ties by index.
+// A candidate in the order of the search: ascending keys, ties by index.
+struct Visit {
+  uint64_t key;
+  int64_t candidate;
+};
+VF_HD bool before(const Visit& a, const Visit& b) { return a.key != b.key ? a.key < b.key : a.candidate < b.candidate; }
+
+VF_HD bool finite(float x) { return x - x == 0.0f; }
+
+// Key of the falling order; what is not finite comes last.
+VF_HD uint64_t falling_key(float score) {
+  const float value = finite(score) ? score + 0.0f : -std::numeric_limits<float>::infinity();  // -0 + 0 = 0
+  uint32_t bits;
+  memcpy(&bits, &value, 4);
+  return bits >> 31 != 0 ? bits : ~bits & 0x7fffffffu;
+}
+
+// Key of the random order.
 VF_HD uint64_t order_key(int64_t seed, int64_t candidate, uint32_t stream) {
   return random64(seed, static_cast<uint32_t>(candidate), 0, stream, kPurposeOrder);
 }
@@ -32,6 +50,28 @@ VF_HD uint64_t pick_target(int64_t seed, uint32_t stream, uint64_t total) {
   const uint64_t a = (r >> 32) * (total & 0xffffffffu) + (low >> 32);
   const uint64_t b = (r & 0xffffffffu) * (total >> 32) + (a & 0xffffffffu);
   return (r >> 32) * (total >> 32) + (a >> 32) + (b >> 32);
+}
+
+// Draws one of the `kept` representatives, -1 without any, and hands over the share of each of `keep`.
+template <class Score, class Share>
+VF_HD int64_t pick(int32_t rule, int64_t kept, int64_t keep, int64_t seed, uint32_t stream, const Score& score,
+                   const Share& share) {
+  float best = -std::numeric_limits<float>::infinity();
+  for (int64_t r = 0; r < kept; ++r) best = score(r) > best ? score(r) : best;
+  const auto weight = [&](int64_t r) {
+    return rule == kRuleInfinity ? static_cast<uint64_t>(kept - r) : pick_weight(score(r), best);
+  };
+  uint64_t total = 0, running = 0;
+  for (int64_t r = 0; r < kept; ++r) total += weight(r);
+  const uint64_t target = pick_target(seed, stream, total);
+  int64_t chosen = -1;
+  for (int64_t r = 0; r < keep; ++r) {
+    const uint64_t mine = r < kept ? weight(r) : 0;
+    running += mine;
+    if (chosen < 0 && running > target) chosen = r;
+    share(r, mine == 0 ? 0.0f : static_cast<float>(static_cast<double>(mine) / static_cast<double>(total)));
+  }
+  return chosen;
 }
 
 // Squared distance of two candidates, in float64 by eight running sums.

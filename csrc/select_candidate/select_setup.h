@@ -1,0 +1,82 @@
+// From torch's tensors to SelectArgs: the checks and the outputs that the CPU and the GPU share.
+#pragma once
+
+#include "common/stable.h"
+#include "select_candidate/select_args.h"
+#include "select_candidate/select_candidate.h"
+
+namespace varfast {
+
+inline int32_t rule_of(const std::string& name) {
+  if (name == "var") return VF_ISA::kRuleVar;
+  if (name == "paper") return VF_ISA::kRulePaper;
+  STD_TORCH_CHECK(name == "infinity", "rule must be var, paper or infinity");
+  return VF_ISA::kRuleInfinity;
+}
+
+struct SelectSetup {
+  SelectArgs args;
+  Tensor index, reps, probabilities;
+  std::vector<Tensor> hold;  // keeps copies alive
+};
+
+inline SelectSetup select_setup(const Tensor& scores, const OptTensor& candidates, const OptTensor& codebook,
+                                const Tensor& seeds, const std::string& rule, double alpha, int64_t keep,
+                                double min_distance, int64_t stream, const OptTensor& order) {
+  STD_TORCH_CHECK(scores.scalar_type() == ScalarType::Float && scores.dim() == 2, "scores must be float32 (B, N)");
+  const int64_t batch = scores.size(0), count = scores.size(1);
+  STD_TORCH_CHECK(seeds.scalar_type() == ScalarType::Long && seeds.dim() == 1 && seeds.size(0) == batch,
+                  "seeds must be int64 (B,)");
+  STD_TORCH_CHECK(keep >= 1, "keep must be at least 1");
+  SelectSetup out;
+  const auto contiguous = [&](const Tensor& x) {
+    out.hold.push_back(torch::stable::contiguous(x));
+    return out.hold.back();
+  };
+  SelectArgs& args = out.args;
+  args = {};
+  args.rule = rule_of(rule);
+  args.scores = static_cast<const float*>(contiguous(scores).const_data_ptr());
+  args.score_stride = count;
+  args.seeds = static_cast<const int64_t*>(contiguous(seeds).const_data_ptr());
+  if (args.rule == VF_ISA::kRuleVar) {
+    STD_TORCH_CHECK(candidates.has_value() && candidates->dim() == (codebook.has_value() ? 3 : 4) &&
+                        candidates->size(0) == batch && candidates->size(1) == count,
+                    "candidates must be ids (B, N, L) with a codebook, or (B, N, L, C)");
+    const Tensor rows = contiguous(codebook.has_value() ? *codebook : *candidates);
+    args.rows = rows.const_data_ptr();
+    args.bits = rows.scalar_type() == ScalarType::Bool;
+    if (!args.bits) args.dtype = dtype_of(rows, codebook.has_value() ? "codebook" : "candidates");
+    args.length = candidates->size(2);
+    args.channels = rows.size(-1);
+    if (codebook.has_value()) {
+      STD_TORCH_CHECK(candidates->scalar_type() == ScalarType::Long, "candidates must be int64 ids");
+      STD_TORCH_CHECK(codebook->dim() == 2 && codebook->size(0) > 0, "codebook must be (V, C) with V > 0");
+      args.ids = static_cast<const int64_t*>(candidates->const_data_ptr());
+      args.id_batch_stride = candidates->stride(0);
+      args.id_candidate_stride = candidates->stride(1);
+      args.id_position_stride = candidates->stride(2);
+      args.codes = codebook->size(0);
+    }
+  }
+  if (order.has_value()) {
+    STD_TORCH_CHECK(order->scalar_type() == ScalarType::Long && order->dim() == 2 && order->size(0) == batch &&
+                        order->size(1) == count,
+                    "order must be int64 (B, N)");
+    args.order = static_cast<const int64_t*>(contiguous(*order).const_data_ptr());
+  }
+  out.index = empty_like_shape(scores, {batch}, ScalarType::Long);
+  out.reps = empty_like_shape(scores, {batch, keep}, ScalarType::Long);
+  out.probabilities = empty_like_shape(scores, {batch, keep}, ScalarType::Float);
+  args.index = static_cast<int64_t*>(out.index.mutable_data_ptr());
+  args.reps = static_cast<int64_t*>(out.reps.mutable_data_ptr());
+  args.probabilities = static_cast<float*>(out.probabilities.mutable_data_ptr());
+  args.candidates = count;
+  args.keep = keep;
+  args.alpha = alpha;
+  args.min_distance = min_distance;
+  args.stream = static_cast<uint32_t>(stream);
+  return out;
+}
+
+}  // namespace varfast
