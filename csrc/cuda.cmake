@@ -21,11 +21,12 @@ foreach(op ${VARFAST_OPS})
   endif()
 endforeach()
 
-add_library(varfast_cuda SHARED ${cuda_sources})
+add_library(varfast_cuda SHARED ${cuda_sources} csrc/dse_prior/dse_operator.cpp)
 target_include_directories(varfast_cuda PRIVATE csrc)
 # -fmad=false: as -ffp-contract=off on the CPU. relaxed-constexpr: std::numeric_limits on the device.
-target_compile_options(varfast_cuda PRIVATE -O3 -fmad=false --expt-relaxed-constexpr --ptxas-options=-v
+set(cuda_flags -O3 -fmad=false --expt-relaxed-constexpr --ptxas-options=-v
   -Xcompiler=-Wall,-Wextra,-Werror,-ffp-contract=off)
+target_compile_options(varfast_cuda PRIVATE "$<$<COMPILE_LANGUAGE:CUDA>:${cuda_flags}>")
 # USE_CUDA: declares the stable ABI's stream functions.
 target_compile_definitions(varfast_cuda PRIVATE VF_REGISTER USE_CUDA)
 file(GLOB torch_cuda "${TORCH_DIR}/lib/libtorch_cuda.so")  # absent from a CPU torch

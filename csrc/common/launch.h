@@ -10,7 +10,7 @@
 //   barrier() warp_barrier()                    all threads of the block, of the warp
 //   shuffle_xor(v, mask) shuffle_up(v, by) shuffle(v, lane) ballot(p)   v: any plain struct of whole 4-byte words
 //   atomic_add(view, i, v) atomic_max(view, i, v) atomic_min(view, i, v)   return what was there; add also of floats
-//   load_pack<N>(view, i) store_pack(view, i, pack)   N neighbours in one access of 4, 8 or 16 aligned bytes
+//   load_pack<N>(view, i) store_pack(view, i, pack)   N neighbours in one access of 2, 4, 8 or 16 aligned bytes
 #pragma once
 
 #include <cstdint>
@@ -30,7 +30,7 @@ struct Launch {
 // Neighbours that travel together.
 template <class T, int N>
 struct alignas(N * sizeof(T)) Pack {
-  static_assert(N * sizeof(T) == 4 || N * sizeof(T) == 8 || N * sizeof(T) == 16);
+  static_assert(N * sizeof(T) <= 16);
   T values[N];
 };
 }  // namespace varfast
@@ -118,7 +118,9 @@ VF_DEVICE T atomic_min(const view<T>& array, int64_t i, T value) {
 
 // The machine's own vector types: a struct of 16-bit numbers may be copied number by number.
 template <int kBytes>
-using PackWord = std::conditional_t<kBytes == 16, uint4, std::conditional_t<kBytes == 8, uint2, uint32_t> >;
+using PackWord =
+    std::conditional_t<kBytes == 16, uint4,
+                       std::conditional_t<kBytes == 8, uint2, std::conditional_t<kBytes == 4, uint32_t, uint16_t> > >;
 template <int N, class T>
 VF_DEVICE Pack<std::remove_const_t<T>, N> load_pack(const view<T>& from, int64_t i) {
   Pack<std::remove_const_t<T>, N> out;
@@ -142,7 +144,7 @@ const char* launch(void (*kernel)(Params...), const Launch& shape, std::type_ide
   if (bytes > 48 * 1024) {
     const cudaError_t set =
         cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
-    if (set != cudaSuccess) return cudaGetErrorString(set);
+    if (set != cudaSuccess) return "it needs more shared memory than this device has";
   }
   void* pointers[] = {&args...};
   const cudaError_t status =

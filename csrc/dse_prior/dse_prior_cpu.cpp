@@ -1,22 +1,9 @@
 // dse_prior on the CPU: one task per image and tile of 32 channels.
-#include "common/dtype.h"
-#include "common/simd.h"
-#include "dse_prior/prior_plan.h"
+#include "dse_prior/dse_prior_args.h"
 
 namespace varfast {
-
-struct DsePriorArgs {
-  PriorPlan plan;
-  const void* prev;  // (B, m_h * m_w, C)
-  int64_t batch_stride, row_stride;
-  void* out;  // (B, h * w, C), contiguous
-  int64_t channels, tiles;
-  Dtype dtype;
-};
-
 // Rows of the target grid computed at a time: bounds the scratch of the separable form (64 columns: 1.5 MiB).
 constexpr int kPriorGroup = 8;
-
 }  // namespace varfast
 
 VF_DECLARE_KERNEL(void, dse_prior_tasks, (const DsePriorArgs&, int64_t begin, int64_t end, float* scratch))
@@ -54,8 +41,9 @@ void dse_prior_tile(const DsePriorArgs& args, int64_t image, int64_t c0, float* 
 }  // namespace
 
 void dse_prior_tasks(const DsePriorArgs& args, int64_t begin, int64_t end, float* scratch) {
+  const int64_t tiles = (args.channels + kTile - 1) / kTile;
   for (int64_t task = begin; task < end; ++task) {
-    VF_FOR_DTYPE(args.dtype, T, dse_prior_tile<T>(args, task / args.tiles, task % args.tiles * kTile, scratch));
+    VF_FOR_DTYPE(args.dtype, T, dse_prior_tile<T>(args, task / tiles, task % tiles * kTile, scratch));
   }
 }
 
@@ -80,7 +68,7 @@ Tensor dse_prior(const Tensor& prev, std::vector<int64_t> prev_hw, std::vector<i
   Tensor out = empty_like_shape(prev, {rows.batch, plan.h * plan.w, rows.channels}, prev.scalar_type());
   const int64_t tiles = (rows.channels + portable::kTile - 1) / portable::kTile;
   const DsePriorArgs args{plan,          rows.data, rows.batch_stride, rows.row_stride, out.mutable_data_ptr(),
-                          rows.channels, tiles,     rows.dtype};
+                          rows.channels, rows.dtype};
   const int64_t floats =
       (static_cast<int64_t>(plan.m_h) * plan.m_w + static_cast<int64_t>(kPriorGroup) * plan.w) * portable::kTile +
       portable::prior_scratch(plan, kPriorGroup);

@@ -56,13 +56,31 @@ VF_HD void prefetch_position(const GuideArgs& args, int64_t image, int64_t posit
   if (args.uncond.data != nullptr) ask(args.uncond);
 }
 
+// A position's strengths, the same for all its channels.
+struct Strengths {
+  F32 t, a, beta;
+};
+
+VF_HD Strengths strengths_at(const GuideArgs& args, int64_t image, int64_t position) {
+  const float t = static_cast<float>(value_at(args.t, image, position));
+  return {splat(t), splat(1.0f + t), splat(static_cast<float>(value_at(args.beta, image, position)))};
+}
+
+// A token whose cond is -inf is excluded: -inf in both maps.
+VF_HD F32 cfg_of(const Strengths& s, F32 cond, F32 uncond) {
+  const F32 none = splat(-std::numeric_limits<float>::infinity());
+  return select(eq(cond, none), none, s.a * cond - s.t * uncond);
+}
+
+VF_HD F32 guided_of(const Strengths& s, F32 cond, F32 cfg, F32 prior) {
+  const F32 none = splat(-std::numeric_limits<float>::infinity());
+  return select(eq(cond, none) | eq(prior, none), cfg, cfg + s.beta * (cfg - prior));
+}
+
 template <class T, bool kUncond, bool kPrior, class Sink>
 VF_HD void combine_position(const GuideArgs& args, int64_t image, int64_t position, int64_t c0, int64_t width,
                             const float* prior, const TileFlags* flags, Sink& sink) {
-  const F32 none = splat(-std::numeric_limits<float>::infinity());
-  const float t_value = static_cast<float>(value_at(args.t, image, position));
-  const F32 t = splat(t_value), a = splat(1.0f + t_value);
-  const F32 beta = splat(static_cast<float>(value_at(args.beta, image, position)));
+  const Strengths strengths = strengths_at(args, image, position);
   const auto row = [&](const MapView& map) {
     return static_cast<const T*>(map.data) + image * map.batch_stride + position * map.row_stride + c0;
   };
@@ -72,14 +90,11 @@ VF_HD void combine_position(const GuideArgs& args, int64_t image, int64_t positi
     const int64_t left = width - i;
     const F32 c = load_upto(cond + i, left);
     F32 cfg = c;
-    if constexpr (kUncond) cfg = a * c - t * load_upto(uncond + i, left);
-    const Mask excluded = eq(c, none);
-    cfg = select(excluded, none, cfg);
+    if constexpr (kUncond) cfg = cfg_of(strengths, c, load_upto(uncond + i, left));
     F32 guided = cfg;
     if constexpr (kPrior) {
       const int tile = static_cast<int>(i) / kTile, v = static_cast<int>(i) % kTile / kLanes;
-      const F32 known = flagged(flags[tile], v, load(prior + i));
-      guided = select(excluded | eq(known, none), cfg, cfg + beta * (cfg - known));
+      guided = guided_of(strengths, c, cfg, flagged(flags[tile], v, load(prior + i)));
     }
     sink(position, c0 + i, left, guided, cfg);
   }

@@ -20,4 +20,11 @@ struct GuideArgs {
   Dtype dtype;
 };
 
+struct GuideTask {
+  GuideArgs guide;
+  void* guided;   // (B, L, C), contiguous
+  void* cfg;      // likewise
+  int64_t spans;  // parts into which the channels are cut
+};
+
 }  // namespace varfast

@@ -2,13 +2,6 @@
 #include "guide/guide_args.h"
 
 namespace varfast {
-struct GuideTask {
-  GuideArgs guide;
-  void* guided;  // (B, L, C), contiguous
-  void* cfg;     // likewise
-  int64_t spans;
-};
-
 // Grid rows computed at a time: bounds the scratch (64 columns: 256 KiB of prior).
 constexpr int kGuideRows = 8;
 }  // namespace varfast

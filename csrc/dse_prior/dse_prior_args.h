@@ -1,0 +1,18 @@
+// The arguments of dse_prior.
+#pragma once
+
+#include "common/dtype.h"
+#include "dse_prior/prior_plan.h"
+
+namespace varfast {
+
+struct DsePriorArgs {
+  PriorPlan plan;
+  const void* prev;  // (B, m_h * m_w, C)
+  int64_t batch_stride, row_stride;
+  void* out;  // (B, h * w, C), contiguous
+  int64_t channels;
+  Dtype dtype;
+};
+
+}  // namespace varfast

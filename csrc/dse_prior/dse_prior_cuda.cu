@@ -1,0 +1,80 @@
+// dse_prior on NVIDIA GPUs: one block for an image, a tile of 64 channels and a share of the target grid.
+#include "dse_prior/dse_prior_args.h"
+#include "dse_prior/prior_cuda.h"
+
+VF_BEGIN
+
+constexpr int kPriorThreads = 256;
+
+template <class T>
+struct StorePrior {
+  struct Loaded {};
+  view<T> out;  // an image's
+  int64_t targets, channels, c0;
+
+  VF_DEVICE int64_t place(int row, int target) const { return row * targets + target; }
+  VF_DEVICE Loaded load(int64_t, int) const { return {}; }
+  VF_DEVICE void store(int64_t position, int channel, float prior, Loaded) const {
+    T value;
+    from_float(prior, &value);
+    out[position * channels + c0 + channel] = value;
+  }
+};
+
+template <class T>
+VF_KERNEL dse_prior_kernel(DsePriorArgs args) {
+  const PriorPlan& plan = args.plan;
+  const PriorShape shape = prior_shape(plan);
+  const PriorCut cut = cut_prior(shape);
+  VF_SHARED_DYNAMIC(float, between, cut.rows* between_floats(shape));
+  const PriorWork work = prior_work(shape, cut, args.channels, block_x());
+  const int64_t map = static_cast<int64_t>(plan.h) * plan.w * args.channels;
+  StorePrior<T> sink{view<T>(static_cast<T*>(args.out) + work.image * map, map), shape.targets, args.channels, work.c0};
+  const PrevTiles<T> prev =
+      prev_tiles<T>(plan, args.prev, work.image * args.batch_stride + work.c0, args.row_stride, work.width);
+  block_prior(plan, prev, work, between, sink);
+}
+
+// The prior of `batch` images; returns an error text, or null.
+template <class T>
+const char* launch_dse_prior(const DsePriorArgs& args, int64_t batch, int block, void* stream) {
+  return VF_LAUNCH(dse_prior_kernel<T>, prior_launch(args.plan, batch, args.channels, block, stream), args);
+}
+
+VF_END
+
+#ifdef VF_REGISTER
+#  include "common/cuda_stable.h"
+#  include "dse_prior/device_plan.h"
+#  include "dse_prior/dse_operator.h"
+
+namespace varfast {
+namespace {
+
+Tensor dse_prior_cuda(const Tensor& prev, std::vector<int64_t> prev_hw, std::vector<int64_t> hw, std::string prior,
+                      std::string interp, std::vector<int64_t> cutoff) {
+  const OnDeviceOf device(prev);
+  const Rows rows = rows_of(prev, "prev");
+  const PriorPlan& plan = dse_operator(prior_spec(prev_hw, hw, prior, interp, cutoff));
+  STD_TORCH_CHECK(rows.length == plan.m_h * plan.m_w, "prev has ", rows.length, " positions, prev_hw says ",
+                  plan.m_h * plan.m_w);
+  Tensor out = empty_like_shape(prev, {rows.batch, plan.h * plan.w, rows.channels}, prev.scalar_type());
+  const DsePriorArgs args{device_plan(plan, prev.get_device_index()),
+                          rows.data,
+                          rows.batch_stride,
+                          rows.row_stride,
+                          out.mutable_data_ptr(),
+                          rows.channels,
+                          rows.dtype};
+  const char* error = nullptr;
+  VF_FOR_DTYPE(args.dtype, T,
+               error = VF_ISA::launch_dse_prior<T>(args, rows.batch, VF_ISA::kPriorThreads, device.stream()));
+  check_launch(error, "dse_prior");
+  return out;
+}
+
+}  // namespace
+}  // namespace varfast
+
+STABLE_TORCH_LIBRARY_IMPL(varfast, CUDA, m) { m.impl("dse_prior", TORCH_BOX(&varfast::dse_prior_cuda)); }
+#endif

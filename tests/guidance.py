@@ -1,0 +1,73 @@
+"""Lays the guidance half of a call out for tests/simt/guidance.h, and makes inputs that have everything in them."""
+
+import math
+import struct
+from collections.abc import Sequence
+
+import torch
+from cases import DTYPES, PRIORS, randn
+from torch import Tensor
+
+NAMES = {name: i for i, name in enumerate(PRIORS)}
+# prev_hw, hw, prior, interp, cutoff: a matrix (up to 64 sources) and the separable form with one, two and three terms.
+SPECS = {
+    "matrix": ((3, 2), (4, 5), "dse", "bilinear", (3, 2)),
+    "matrix, cut": ((4, 4), (6, 5), "dse", "bicubic", (2, 3)),
+    "matrix, more targets than a share": ((2, 3), (9, 8), "dse", "nearest", (2, 3)),
+    "separable": ((9, 8), (10, 9), "dse", "bicubic", (8, 8)),
+    "interpolation": ((8, 9), (5, 7), "bilinear", "bilinear", (1, 1)),
+    "mean": ((9, 8), (3, 3), "mean", "bilinear", (1, 1)),
+    "equal": ((9, 8), (9, 8), "dse", "bilinear", (9, 8)),
+}
+
+
+def inputs(name: str, channels: int, dtype: torch.dtype, batch: int = 2) -> tuple[Tensor, Tensor, Tensor]:
+    """(cond, uncond, prev) with gaps between their rows, and some of each thing that is not finite."""
+    prev_hw, hw, *_ = SPECS[name]
+    cond, uncond, prev = (
+        randn(batch, h * w, channels + 3, seed=i, dtype=dtype)[..., :channels]
+        for i, (h, w) in enumerate((hw, hw, prev_hw))
+    )
+    for channel, value in enumerate((-math.inf, math.nan, math.inf)):
+        prev[batch - 1, channel % prev.shape[1], channel % channels] = value
+    cond[0, 1, :2] = -math.inf
+    return cond, uncond, prev
+
+
+def raw(x: Tensor) -> bytes:
+    return x.reshape(-1).contiguous().view(torch.uint8).numpy().tobytes()
+
+
+def map_bytes(x: Tensor | None) -> bytes:
+    """A (B, L, C) map with its strides; all between its elements travels too."""
+    if x is None:
+        return struct.pack("<2q", 0, 0)
+    batch, rows, channels = x.shape
+    assert x.stride(2) == 1 and x.stride(0) >= rows * x.stride(1) and x.stride(1) >= channels
+    stored = torch.full((batch * x.stride(0),), 77.0, dtype=x.dtype)
+    torch.as_strided(stored, x.shape, x.stride()).copy_(x)
+    return struct.pack("<2q", x.stride(0), x.stride(1)) + raw(stored)
+
+
+def strength_bytes(number: float, tensor: Tensor | None) -> bytes:
+    if tensor is None:
+        return struct.pack("<d3q", number, 0, 0, 0)
+    strides = (*tensor.stride(), 0, 0)[:2]
+    return struct.pack("<d3q", 0.0, *strides, tensor.numel()) + raw(tensor)
+
+
+def prior_bytes(prev_hw: Sequence[int], hw: Sequence[int], prior: str, interp: str, cutoff: Sequence[int]) -> bytes:
+    return struct.pack("<8q", *prev_hw, *hw, *cutoff, NAMES[prior], NAMES[interp])
+
+
+def guidance_bytes(
+    cond: Tensor, uncond: Tensor | None, prev: Tensor | None, spec: tuple, t: tuple, beta: tuple
+) -> bytes:
+    """`spec` as in SPECS; `t` and `beta` are (number, tensor or None), as the schema has them."""
+    data = struct.pack("<4q", *cond.shape, DTYPES.index(cond.dtype)) + prior_bytes(*spec)
+    return data + b"".join(map(map_bytes, (cond, uncond, prev))) + strength_bytes(*t) + strength_bytes(*beta)
+
+
+def same(ours: Tensor, want: Tensor) -> bool:
+    """The same bits, but for the kind of NaN."""
+    return ours.dtype == want.dtype and torch.equal(ours.nan_to_num(nan=1e9), want.nan_to_num(nan=1e9))
