@@ -9,6 +9,7 @@
 //   block_x() thread_x() threads() lane() warp() warps()
 //   barrier() warp_barrier()                    all threads of the block, of the warp
 //   shuffle_xor(v, mask) shuffle_up(v, by) shuffle(v, lane) ballot(p)   v: any plain struct of whole 4-byte words
+//   VF_UNROLL(8) for (...)                      unrolled, so that what the loop indexes stays in registers
 //   atomic_add(view, i, v) atomic_max(view, i, v) atomic_min(view, i, v)   return what was there; add also of floats
 //   load_pack<N>(view, i) store_pack(view, i, pack)   N neighbours in one access of 2, 4, 8 or 16 aligned bytes
 #pragma once
@@ -44,6 +45,8 @@ struct alignas(N * sizeof(T)) Pack {
 #  include <type_traits>
 
 #  define VF_KERNEL __global__ void
+#  define VF_PRAGMA(words) _Pragma(#words)
+#  define VF_UNROLL(count) VF_PRAGMA(unroll(count))
 #  define VF_DEVICE __device__ __forceinline__
 #  define VF_SHARED(T, name, count)                  \
     __shared__ __align__(16) T name##_memory[count]; \

@@ -124,13 +124,13 @@ VF_HD TableOf make_table(int64_t bits, double scale, float* table) {
   return {table, entries};
 }
 
-// Adds a tile to one query's density. `distance` is overwritten in the logarithmic case.
-template <bool kLog, class Kernel>
+// Adds a tile of `kCount` samples to one query's density. `distance` is overwritten in the logarithmic case.
+template <bool kLog, int kCount, class Kernel>
 VF_HD void add_tile(float* distance, const float* weight, const Kernel& kernel, double scale, Density* density) {
   if (kLog) {
     F32 most = splat(-std::numeric_limits<float>::infinity());
     Mask nan = lt(most, most);
-    for (int j = 0; j < kSamples; j += kLanes) {
+    for (int j = 0; j < kCount; j += kLanes) {
       const F32 d = load(distance + j);
       most = max(most, splat(0.0f) - d);
       nan = nan | is_nan(d);
@@ -143,11 +143,22 @@ VF_HD void add_tile(float* distance, const float* weight, const Kernel& kernel, 
     }
     if (density->nearest == std::numeric_limits<double>::infinity()) return;  // nothing that counts yet
     const F32 nearest = splat(static_cast<float>(density->nearest));
-    for (int j = 0; j < kSamples; j += kLanes) store(distance + j, load(distance + j) - nearest);
+    for (int j = 0; j < kCount; j += kLanes) store(distance + j, load(distance + j) - nearest);
   }
   F32 sum = splat(0.0f);
-  for (int j = 0; j < kSamples; j += kLanes) sum = fma(load(weight + j), kernel(load(distance + j)), sum);
+  for (int j = 0; j < kCount; j += kLanes) sum = fma(load(weight + j), kernel(load(distance + j)), sum);
   density->sum += static_cast<double>(hsum(sum));
+}
+
+// The density under the samples of both.
+template <bool kLog>
+VF_HD Density merge(const Density& a, const Density& b, double scale) {
+  if (!kLog) return {a.sum + b.sum, 0.0};
+  const Density& near = a.nearest < b.nearest ? a : b;
+  const Density& far = a.nearest < b.nearest ? b : a;
+  if (far.nearest == std::numeric_limits<double>::infinity()) return near;  // it has no samples
+  const double nan = far.nearest - far.nearest;  // NaN in, NaN out, whichever of the two it came in
+  return {near.sum + far.sum * exp2((far.nearest - near.nearest) * scale), near.nearest + nan};
 }
 
 VF_HD float finish(const Density& density, double scale, bool log_density) {

@@ -3,21 +3,10 @@
 #include <type_traits>
 
 #include "common/simd.h"
+#include "gaussian_kde/kde_args.h"
 #include "gaussian_kde/point_rows.h"
 
 namespace varfast {
-
-struct GaussianKdeArgs {
-  PointRows queries, samples;
-  const float* weights;  // (G, N), null: 1
-  int64_t weight_group_stride, weight_stride;
-  const double* bandwidth;  // (G,)
-  void* out;                // (G, M) float, or (G,) double for sigma
-  int64_t channels, codes;
-  int64_t chunks;  // of queries in a group
-  Dtype dtype;
-  bool bits, log;
-};
 
 // Queries of a task: 512 of them pay for staging the tiles they share (1/512 of the work), and are 64 KiB at C = 32.
 constexpr int64_t kChunk = 512;
@@ -105,12 +94,12 @@ void density_chunk(const GaussianKdeArgs& args, int64_t group, int64_t first, Wo
     for (; q + kQueries <= queries; q += kQueries) {
       squared_distances<kQueries>(x + q * words, words, tile, work.distance);
       for (int r = 0; r < kQueries; ++r) {
-        add_tile<kLog>(work.distance + r * kSamples, work.weight, kernel, scale, work.density + q + r);
+        add_tile<kLog, kSamples>(work.distance + r * kSamples, work.weight, kernel, scale, work.density + q + r);
       }
     }
     for (; q < queries; ++q) {
       squared_distances<1>(x + q * words, words, tile, work.distance);
-      add_tile<kLog>(work.distance, work.weight, kernel, scale, work.density + q);
+      add_tile<kLog, kSamples>(work.distance, work.weight, kernel, scale, work.density + q);
     }
   }
   float* out = static_cast<float*>(args.out) + group * args.queries.count;
@@ -209,78 +198,19 @@ VF_END
 
 #ifdef VF_REGISTER
 #  include "common/scratch.h"
-#  include "common/stable.h"
+#  include "gaussian_kde/kde_setup.h"
 
 namespace varfast {
 namespace {
-
-// Describes `points` with, for ids, the codebook they index; `hold` keeps the copies that were needed.
-PointRows point_rows(const Tensor& points, const OptTensor& codebook, const char* name, std::vector<Tensor>& hold) {
-  PointRows out;
-  const auto inner = [&](const Tensor& x) {
-    hold.push_back(x.size(-1) > 1 && x.stride(-1) != 1 ? torch::stable::contiguous(x) : x);
-    return hold.back();
-  };
-  if (codebook.has_value()) {
-    STD_TORCH_CHECK(points.scalar_type() == ScalarType::Long && points.dim() == 2, name, " must be int64 ids (G, N)");
-    STD_TORCH_CHECK(codebook->dim() == 2 && codebook->size(0) > 0, "codebook must be (V, C) with V > 0");
-    const Tensor rows = inner(*codebook);
-    out.data = rows.const_data_ptr();
-    out.row_stride = rows.stride(0);
-    out.ids = static_cast<const int64_t*>(points.const_data_ptr());
-    out.id_group_stride = points.stride(0);
-    out.id_stride = points.stride(1);
-  } else {
-    STD_TORCH_CHECK(points.dim() == 3, name, " must have 3 dimensions, got ", points.dim());
-    const Tensor rows = inner(points);
-    out.data = rows.const_data_ptr();
-    out.group_stride = rows.stride(0);
-    out.row_stride = rows.stride(1);
-  }
-  out.count = points.size(1);
-  return out;
-}
-
-GaussianKdeArgs kde_args(const Tensor& points, const OptTensor& samples, const OptTensor& codebook,
-                         const OptTensor& weights, std::vector<Tensor>& hold) {
-  GaussianKdeArgs args{};
-  args.queries = point_rows(points, codebook, "points", hold);
-  args.samples = samples.has_value() ? point_rows(*samples, codebook, "samples", hold) : args.queries;
-  const Tensor& rows = codebook.has_value() ? *codebook : points;
-  args.channels = rows.size(-1);
-  args.codes = codebook.has_value() ? codebook->size(0) : 0;
-  args.bits = rows.scalar_type() == ScalarType::Bool;
-  if (!args.bits) args.dtype = dtype_of(rows, "points");
-  if (samples.has_value()) {
-    STD_TORCH_CHECK(samples->size(0) == points.size(0), "samples must have points' groups");
-    STD_TORCH_CHECK(samples->scalar_type() == points.scalar_type(), "samples must have points' dtype");
-    STD_TORCH_CHECK(codebook.has_value() || samples->size(2) == args.channels, "samples must have points' channels");
-  }
-  if (weights.has_value()) {
-    STD_TORCH_CHECK(weights->scalar_type() == ScalarType::Float && weights->dim() == 2 &&
-                        weights->size(0) == points.size(0) && weights->size(1) == args.samples.count,
-                    "weights must be float32 (G, N)");
-    args.weights = static_cast<const float*>(weights->const_data_ptr());
-    args.weight_group_stride = weights->stride(0);
-    args.weight_stride = weights->stride(1);
-  }
-  STD_TORCH_CHECK(args.queries.count < (int64_t{1} << 31) && args.samples.count < (int64_t{1} << 31) &&
-                      args.codes < (int64_t{1} << 31),
-                  "at most 2^31 - 1 points a group and codes");
-  args.chunks = (args.queries.count + kChunk - 1) / kChunk;
-  return args;
-}
 
 Tensor gaussian_kde(const Tensor& points, const OptTensor& samples, const OptTensor& codebook, const OptTensor& weights,
                     const Tensor& bandwidth, bool log) {
   std::vector<Tensor> hold;
   GaussianKdeArgs args = kde_args(points, samples, codebook, weights, hold);
   const int64_t groups = points.size(0);
-  STD_TORCH_CHECK(bandwidth.scalar_type() == ScalarType::Double && bandwidth.dim() == 1 && bandwidth.size(0) == groups,
-                  "bandwidth must be float64 (G,)");
-  const Tensor h = torch::stable::contiguous(bandwidth);
-  args.bandwidth = static_cast<const double*>(h.const_data_ptr());
+  set_bandwidth(args, bandwidth, hold);
   args.log = log;
+  args.chunks = (args.queries.count + kChunk - 1) / kChunk;
   Tensor out = empty_like_shape(points, {groups, args.queries.count}, ScalarType::Float);
   args.out = out.mutable_data_ptr();
   const int64_t bytes = VF_DISPATCH(gaussian_kde_scratch, args);

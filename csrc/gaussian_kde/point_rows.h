@@ -6,19 +6,7 @@
 #include <cstring>
 
 #include "common/dtype.h"
-
-namespace varfast {
-
-// Rows of all groups: floats (G, N, C), bools (G, N, d), or ids (G, N) of rows of a codebook.
-struct PointRows {
-  const void* data = nullptr;  // floats or bools, or the codebook
-  int64_t group_stride = 0, row_stride = 0;
-  const int64_t* ids = nullptr;  // null: rows are taken as they come
-  int64_t id_group_stride = 0, id_stride = 0;
-  int64_t count = 0;
-};
-
-}  // namespace varfast
+#include "gaussian_kde/kde_args.h"
 
 VF_BEGIN
 

@@ -21,7 +21,8 @@ class Files {
   template <class T>
   std::vector<T> read(int64_t count) {
     std::vector<T> values(static_cast<std::size_t>(count));
-    if (std::fread(values.data(), sizeof(T), values.size(), in_) != values.size()) fail("input is too short");
+    if (count > 0 && std::fread(values.data(), sizeof(T), values.size(), in_) != values.size())
+      fail("input is too short");
     return values;
   }
   template <class T>
@@ -30,7 +31,8 @@ class Files {
   }
   template <class T>
   void write(const std::vector<T>& values) {
-    if (std::fwrite(values.data(), sizeof(T), values.size(), out_) != values.size()) fail("cannot write");
+    if (!values.empty() && std::fwrite(values.data(), sizeof(T), values.size(), out_) != values.size())
+      fail("cannot write");
   }
 
  private:

@@ -1,0 +1,75 @@
+// From torch's tensors to GaussianKdeArgs: the checks that the CPU and the GPU share.
+#pragma once
+
+#include "common/stable.h"
+#include "gaussian_kde/kde_args.h"
+
+namespace varfast {
+
+// Describes `points` with, for ids, the codebook they index; `hold` keeps the copies that were needed.
+inline PointRows point_rows(const Tensor& points, const OptTensor& codebook, const char* name,
+                            std::vector<Tensor>& hold) {
+  PointRows out;
+  const auto inner = [&](const Tensor& x) {
+    hold.push_back(x.size(-1) > 1 && x.stride(-1) != 1 ? torch::stable::contiguous(x) : x);
+    return hold.back();
+  };
+  if (codebook.has_value()) {
+    STD_TORCH_CHECK(points.scalar_type() == ScalarType::Long && points.dim() == 2, name, " must be int64 ids (G, N)");
+    STD_TORCH_CHECK(codebook->dim() == 2 && codebook->size(0) > 0, "codebook must be (V, C) with V > 0");
+    const Tensor rows = inner(*codebook);
+    out.data = rows.const_data_ptr();
+    out.row_stride = rows.stride(0);
+    out.ids = static_cast<const int64_t*>(points.const_data_ptr());
+    out.id_group_stride = points.stride(0);
+    out.id_stride = points.stride(1);
+  } else {
+    STD_TORCH_CHECK(points.dim() == 3, name, " must have 3 dimensions, got ", points.dim());
+    const Tensor rows = inner(points);
+    out.data = rows.const_data_ptr();
+    out.group_stride = rows.stride(0);
+    out.row_stride = rows.stride(1);
+  }
+  out.count = points.size(1);
+  return out;
+}
+
+inline GaussianKdeArgs kde_args(const Tensor& points, const OptTensor& samples, const OptTensor& codebook,
+                                const OptTensor& weights, std::vector<Tensor>& hold) {
+  GaussianKdeArgs args{};
+  args.queries = point_rows(points, codebook, "points", hold);
+  args.samples = samples.has_value() ? point_rows(*samples, codebook, "samples", hold) : args.queries;
+  const Tensor& rows = codebook.has_value() ? *codebook : points;
+  args.channels = rows.size(-1);
+  args.codes = codebook.has_value() ? codebook->size(0) : 0;
+  args.bits = rows.scalar_type() == ScalarType::Bool;
+  if (!args.bits) args.dtype = dtype_of(rows, "points");
+  if (samples.has_value()) {
+    STD_TORCH_CHECK(samples->size(0) == points.size(0), "samples must have points' groups");
+    STD_TORCH_CHECK(samples->scalar_type() == points.scalar_type(), "samples must have points' dtype");
+    STD_TORCH_CHECK(codebook.has_value() || samples->size(2) == args.channels, "samples must have points' channels");
+  }
+  if (weights.has_value()) {
+    STD_TORCH_CHECK(weights->scalar_type() == ScalarType::Float && weights->dim() == 2 &&
+                        weights->size(0) == points.size(0) && weights->size(1) == args.samples.count,
+                    "weights must be float32 (G, N)");
+    args.weights = static_cast<const float*>(weights->const_data_ptr());
+    args.weight_group_stride = weights->stride(0);
+    args.weight_stride = weights->stride(1);
+  }
+  STD_TORCH_CHECK(args.queries.count < (int64_t{1} << 31) && args.samples.count < (int64_t{1} << 31) &&
+                      args.codes < (int64_t{1} << 31),
+                  "at most 2^31 - 1 points a group and codes");
+  args.groups = points.size(0);
+  return args;
+}
+
+inline void set_bandwidth(GaussianKdeArgs& args, const Tensor& bandwidth, std::vector<Tensor>& hold) {
+  STD_TORCH_CHECK(
+      bandwidth.scalar_type() == ScalarType::Double && bandwidth.dim() == 1 && bandwidth.size(0) == args.groups,
+      "bandwidth must be float64 (G,)");
+  hold.push_back(torch::stable::contiguous(bandwidth));
+  args.bandwidth = static_cast<const double*>(hold.back().const_data_ptr());
+}
+
+}  // namespace varfast

@@ -1,0 +1,85 @@
+// The CUDA kernels of gaussian_kde, emulated: reads a call from a file and writes its densities, or its sigma.
+#include "files.h"
+#include "gaussian_kde/gaussian_kde_cuda.cu"
+
+using varfast::GaussianKdeArgs;
+using varfast::PointRows;
+
+int main(int, char** argv) {
+  Files files(argv[1], argv[2]);
+  varfast::simt::seed = files.read<uint64_t>();
+  GaussianKdeArgs args{};
+  const bool sigma = files.read<int64_t>() != 0;
+  const int64_t threads = files.read<int64_t>();
+  args.groups = files.read<int64_t>();
+  args.queries.count = files.read<int64_t>();
+  args.samples.count = files.read<int64_t>();
+  args.channels = files.read<int64_t>();
+  args.codes = files.read<int64_t>();  // 0: no ids
+  const int64_t dtype = files.read<int64_t>(), width = dtype == 0 ? 4 : dtype == 3 ? 1 : 2;  // 3: bits
+  args.bits = dtype == 3;
+  args.dtype = static_cast<varfast::Dtype>(args.bits ? 0 : dtype);
+  args.log = files.read<int64_t>() != 0;
+  const bool weighted = files.read<int64_t>() != 0;
+  const std::vector<double> bandwidth = files.read<double>(args.groups);
+  args.bandwidth = bandwidth.data();
+  const std::vector<float> weights = files.read<float>(weighted ? args.groups * args.samples.count : 0);
+  if (weighted) args.weights = weights.data();
+  args.weight_group_stride = args.samples.count;
+  args.weight_stride = 1;
+  const std::vector<char> codebook = files.read<char>(args.codes * args.channels * width);
+  std::vector<int64_t> ids[2];
+  std::vector<char> rows[2];
+  std::vector<uint32_t> words[2];
+  for (int i = 0; i < 2; ++i) {
+    PointRows& points = i == 0 ? args.queries : args.samples;
+    const int64_t count = args.groups * points.count;
+    points.row_stride = args.channels;
+    if (args.codes > 0) {
+      ids[i] = files.read<int64_t>(count);
+      points.data = codebook.data();
+      points.ids = ids[i].data();
+      points.id_group_stride = points.count;
+      points.id_stride = 1;
+      continue;
+    }
+    rows[i] = files.read<char>(count * args.channels * width);
+    points.data = rows[i].data();
+    points.group_stride = points.count * args.channels;
+  }
+
+  const char* error = nullptr;
+  std::vector<double> spread(sigma ? args.groups : 0);
+  std::vector<float> density(sigma ? 0 : args.groups * args.queries.count);
+  if (sigma) {
+    args.out = spread.data();
+    if (args.bits) {
+      error = varfast::device::launch_sigma<uint8_t>(args, static_cast<int>(threads), nullptr);
+    } else {
+      VF_FOR_DTYPE(args.dtype, T,
+                   error = varfast::device::launch_sigma<T>(args, static_cast<int>(threads), nullptr));
+    }
+  } else if (args.bits) {
+    const int64_t packed = (args.channels + 31) / 32;
+    for (int i = 0; i < 2 && error == nullptr; ++i) {
+      PointRows& points = i == 0 ? args.queries : args.samples;
+      words[i].resize(args.groups * points.count * packed);
+      error = varfast::device::launch_pack(points, args.groups, args.channels, words[i].data(), nullptr);
+      points.data = words[i].data();
+      points.group_stride = points.count * packed;
+      points.row_stride = packed;
+    }
+    args.out = density.data();
+    args.channels = packed;
+    if (error == nullptr) error = varfast::device::launch_density<uint32_t>(args, nullptr);
+  } else {
+    args.out = density.data();
+    VF_FOR_DTYPE(args.dtype, T, error = varfast::device::launch_density<T>(args, nullptr));
+  }
+  if (error != nullptr) {
+    std::fprintf(stderr, "%s\n", error);
+    return 1;
+  }
+  files.write(spread);
+  files.write(density);
+}
