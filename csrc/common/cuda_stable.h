@@ -13,7 +13,9 @@ namespace varfast {
 class OnDeviceOf {
  public:
   explicit OnDeviceOf(const Tensor& x) : guard_(x.get_device_index()) {
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(x.get_device_index(), &stream_));
+    // A check of our own: torch's macro for it has another name in 2.11 than in 2.13.
+    STD_TORCH_CHECK(aoti_torch_get_current_cuda_stream(x.get_device_index(), &stream_) == AOTI_TORCH_SUCCESS,
+                    "torch knows no current stream of device ", x.get_device_index());
   }
   void* stream() const { return stream_; }
 
