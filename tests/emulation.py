@@ -42,11 +42,11 @@ def call(program: Path, data: bytes, folder: Path) -> bytes:
     return results.read_bytes()
 
 
-_BARRIER = re.compile(r"\bbarrier\(\);")
+_BARRIER = re.compile(r"\b(?:barrier|team\.sync)\(\);")
 
 
 def barriers(file: str) -> int:
-    """Barriers of the block in a file of csrc."""
+    """Barriers of a block or a team in a file of csrc."""
     return len(_BARRIER.findall((ROOT / "csrc" / file).read_text()))
 
 

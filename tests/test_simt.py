@@ -28,6 +28,8 @@ def test_correct_kernels_pass(program: Path, seed: str) -> None:
     assert [int(x) for x in done.stdout.split()] == [i // 32 * 32 + (i % 32 + 1) % 32 for i in range(64)] * 3
     done = emulation.run(program, "tally", "none", seed)
     assert done.returncode == 0 and int(done.stdout.split()[0]) == 3 * (total + 63), done.stderr
+    done = emulation.run(program, "sums", "none", seed)
+    assert done.returncode == 0 and done.stdout.split() == [str(1 + i + total) for i in range(64)] * 3, done.stderr
     done = emulation.run(program, "copy", "none", seed)
     assert done.returncode == 0 and done.stdout.split() == [str(i) for i in range(64)] * 3, done.stderr
 
@@ -69,3 +71,11 @@ def test_address_sanitizer_can_watch(tmp_path: Path) -> None:
     program = emulation.build(SOURCE, "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
     done = emulation.run(program, "reverse", "none", "0")
     assert done.returncode == 0 and "ERROR" not in done.stderr, done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("which", range(emulation.barriers("common/block.h")))
+def test_every_barrier_of_the_blocks_sums_is_missed(tmp_path: Path, which: int) -> None:
+    kernels = emulation.without_barrier("common/block.h", which, tmp_path)
+    done = emulation.run(emulation.build(SOURCE, kernels=kernels, cache=tmp_path), "sums", "none", "0")
+    assert done.returncode == emulation.FAULT, done.stderr

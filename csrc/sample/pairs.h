@@ -4,6 +4,7 @@
 
 #include "common/philox_lanes.h"
 #include "sample/sample.h"
+#include "sample/sample_args.h"
 
 VF_BEGIN
 

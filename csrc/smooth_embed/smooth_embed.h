@@ -4,6 +4,7 @@
 #include "common/log.h"
 #include "common/philox_lanes.h"
 #include "sample/sample.h"
+#include "smooth_embed/smooth_args.h"
 
 VF_BEGIN
 
@@ -17,40 +18,45 @@ VF_HD F32 exponential_noise(const RowDraw& key, U32 token) {
   return exponential_of(min((to_f32(x.x0) + splat(0.5f)) * splat(0x1p-32f), splat(0x1.fffffep-1f)));
 }
 
-struct SmoothRule {
-  double ratio, tau;
-};
-
-// Mixes codebook rows into out (Cvae floats). `noise` holds E of the tokens in play, `weights` is scratch of their
-// size.
-//
 // A score is off by 2e-6 in float32, which 1 / tau (200 at the last scale) would turn into 4e-4 of a weight. So
 // float32 only finds the tokens that can matter, within 40 tau of the largest (e^-40 = 4e-18), and those are weighed
 // in float64.
+VF_HD F32 smooth_score(const SmoothRule& rule, F32 logit, F32 noise) {
+  return splat(static_cast<float>(1.0 + rule.ratio)) * logit - log_normal(noise);
+}
+
+VF_HD float least_score(const SmoothRule& rule, float largest) {
+  return static_cast<float>(largest - 40 * rule.tau - 1e-4);
+}
+
+VF_HD double smooth_weight(const SmoothRule& rule, float logit, float noise, float largest) {
+  const double score = (1.0 + rule.ratio) * logit - std::log(static_cast<double>(noise));
+  return std::exp((score - largest) / rule.tau);
+}
+
+// Mixes codebook rows into out (Cvae floats). `noise` holds E of the tokens in play, `weights` is scratch of their
+// size.
 template <class T>
 VF_HD void smooth_row(const RowTokens& tokens, const float* noise, const SmoothRule& rule, const T* codebook,
                       int64_t dims, float* weights, float* out) {
   const F32 none = splat(-std::numeric_limits<float>::infinity());
-  const F32 scale = splat(static_cast<float>(1.0 + rule.ratio));
   F32 high = none;
   for (int64_t i = 0; i < tokens.size; i += kLanes) {
     const int64_t left = tokens.size - i;
     const F32 x = load_upto(tokens.logits + i, left);
     const Mask keep = ge(x, splat(tokens.threshold)) & ~eq(x, none) & first_lanes(left);
-    const F32 score = select(keep, scale * x - log_normal(load(noise + i)), none);
+    const F32 score = select(keep, smooth_score(rule, x, load(noise + i)), none);
     high = max(high, score);
     store(weights + i, score);
   }
-  const double largest = hmax(high);
-  const float cut = static_cast<float>(largest - 40 * rule.tau - 1e-4);
+  const float largest = hmax(high), cut = least_score(rule, largest);
   double sum = 0;
   for (int64_t i = 0; i < tokens.size; ++i) {
     if (weights[i] < cut) {
       weights[i] = 0;
       continue;
     }
-    const double score = (1.0 + rule.ratio) * tokens.logits[i] - std::log(static_cast<double>(noise[i]));
-    const double weight = std::exp((score - largest) / rule.tau);
+    const double weight = smooth_weight(rule, tokens.logits[i], noise[i], largest);
     sum += weight;
     weights[i] = static_cast<float>(weight);
   }

@@ -1,19 +1,5 @@
 // smooth_embed on the CPU: one task per row.
-#include "sample/sample_args.h"
-
-namespace varfast {
-struct SmoothTask {
-  SampleArgs sample;
-  const void* logits;  // (B, L, V)
-  int64_t batch_stride, row_stride;
-  const void* codebook;  // (V, Cvae), contiguous
-  const float* noise;    // (B, L, V), or null
-  int64_t noise_batch, noise_row, dims;
-  double ratio, tau;
-  void* out;  // (B, L, Cvae), contiguous
-  Dtype dtype;
-};
-}  // namespace varfast
+#include "smooth_embed/smooth_args.h"
 
 VF_DECLARE_KERNEL(void, smooth_embed_tasks, (const SmoothTask&, int64_t begin, int64_t end, uint32_t* scratch))
 
@@ -59,7 +45,7 @@ void smooth_rows(const SmoothTask& task, int64_t begin, int64_t end, uint32_t* s
     const float* recorded =
         task.noise == nullptr ? nullptr : task.noise + image * task.noise_batch + l * task.noise_row;
     row_noise(tokens, key, recorded, noise);
-    smooth_row(tokens, noise, {task.ratio, task.tau}, static_cast<const T*>(task.codebook), task.dims, weights, mixed);
+    smooth_row(tokens, noise, task.rule, static_cast<const T*>(task.codebook), task.dims, weights, mixed);
     for (int64_t c = 0; c < task.dims; ++c) from_float(mixed[c], out + c);
   }
 }
@@ -74,49 +60,23 @@ VF_END
 
 #ifdef VF_REGISTER
 #  include "common/scratch.h"
-#  include "sample/sample_setup.h"
+#  include "smooth_embed/smooth_setup.h"
 
 namespace varfast {
 namespace {
 
 Tensor smooth_embed(const Tensor& logits, const Tensor& codebook, const Tensor& seeds, OptTensor noise,
                     OptTensor positions, double ratio, double tau, int64_t stream, int64_t top_k, double top_p) {
-  const Rows rows = rows_of(logits, "logits");
-  STD_TORCH_CHECK(codebook.dim() == 2 && codebook.size(0) == rows.channels, "codebook must have shape (V, Cvae)");
-  STD_TORCH_CHECK(dtype_of(codebook, "codebook") == rows.dtype, "codebook must have the dtype of logits");
-  const Tensor table = torch::stable::contiguous(codebook);
-  SampleSetup setup = sample_setup(logits, rows.batch, rows.length, rows.channels, seeds, positions, stream,
-                                   portable::kPurposeNoise, 1.0, {}, false, top_k, top_p, {}, 0.0, {}, 1, false);
-  Tensor out = empty_like_shape(codebook, {rows.batch, rows.length, codebook.size(1)}, codebook.scalar_type());
-  SmoothTask task{setup.args,
-                  rows.data,
-                  rows.batch_stride,
-                  rows.row_stride,
-                  table.const_data_ptr(),
-                  nullptr,
-                  0,
-                  0,
-                  codebook.size(1),
-                  ratio,
-                  tau,
-                  out.mutable_data_ptr(),
-                  rows.dtype};
-  Rows recorded;
-  if (noise.has_value()) {
-    recorded = rows_of(*noise, "noise");
-    STD_TORCH_CHECK(recorded.dtype == Dtype::f32 && recorded.batch == rows.batch && recorded.length == rows.length &&
-                        recorded.channels == rows.channels,
-                    "noise must be float32 of the shape of logits");
-    task.noise = static_cast<const float*>(recorded.data);
-    task.noise_batch = recorded.batch_stride;
-    task.noise_row = recorded.row_stride;
-  }
+  const SmoothSetup setup = smooth_setup(logits, codebook, seeds, noise, positions, ratio, tau, stream, top_k, top_p,
+                                         portable::kPurposeNoise);
+  const Rows& rows = setup.logits;
+  const SmoothTask& task = setup.task;
   const int64_t words = portable::row_scratch_words(rows.channels) + 3 * portable::row_scratch_room(rows.channels) +
                         codebook.size(1) + 2 * portable::kChunk;
   torch::stable::parallel_for(0, rows.batch * rows.length, 1, [&](int64_t begin, int64_t end) {
     VF_DISPATCH(smooth_embed_tasks, task, begin, end, thread_scratch<uint32_t>(words));
   });
-  return out;
+  return setup.out;
 }
 
 }  // namespace

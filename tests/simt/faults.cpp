@@ -2,7 +2,7 @@
 #include <cstdio>
 #include <string>
 
-#include "common/launch.h"
+#include "common/block.h"
 
 namespace varfast::device {
 
@@ -92,6 +92,16 @@ VF_KERNEL copy(Args args) {
   store_pack(out, block_x() * threads() + at, load_pack<4>(numbers, args.fault == "overrun" ? at + 4 : at));
 }
 
+// The block's sums, one right after the other in the same shared memory.
+VF_KERNEL sums(Args args) {
+  VF_SHARED(int, slots, kMaxWarps);
+  const auto add = [](int a, int b) -> int { return a + b; };
+  const int twice = block_reduce(block_reduce(thread_x(), add, slots), add, slots) / threads();
+  const int running = block_running_sum(1, slots);
+  barrier();
+  view<int>(args.out, args.size)[block_x() * threads() + thread_x()] = running + block_reduce(0, add, slots) + twice;
+}
+
 }  // namespace varfast::device
 
 int main(int, char** argv) {
@@ -107,6 +117,8 @@ int main(int, char** argv) {
   } else if (kernel == "tally") {
     out.assign(out.size(), 0);
     VF_LAUNCH(varfast::device::tally, shape, args);
+  } else if (kernel == "sums") {
+    VF_LAUNCH(varfast::device::sums, shape, args);
   } else if (kernel == "copy") {
     VF_LAUNCH(varfast::device::copy, shape, args);
   } else {

@@ -18,6 +18,7 @@ int main(int, char** argv) {
   args.temperature_last = files.read<int64_t>() != 0;
   args.top_k = files.read<int64_t>();
   args.draws = files.read<int64_t>();
+  const bool with_stats = files.read<int64_t>() != 0;
   args.top_p.value = files.read<double>();
   args.min_p.value = files.read<double>();
   const std::vector<double> temperature = files.read<double>(batch);
@@ -37,9 +38,11 @@ int main(int, char** argv) {
   std::vector<float> logprobs(rows * args.draws), entropy(rows);
   std::vector<int32_t> kept(rows);
   args.ids = ids.data();
-  args.logprobs = logprobs.data();
-  args.kept = kept.data();
-  args.entropy = entropy.data();
+  if (with_stats) {
+    args.logprobs = logprobs.data();
+    args.kept = kept.data();
+    args.entropy = entropy.data();
+  }
   const char* error = nullptr;
   VF_FOR_DTYPE(task.dtype, T,
                error = varfast::device::launch_sample<T>(task, rows, static_cast<int>(threads), nullptr));

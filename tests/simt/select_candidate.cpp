@@ -11,7 +11,7 @@ int main(int, char** argv) {
   args.candidates = args.score_stride = files.read<int64_t>();
   args.length = files.read<int64_t>();
   args.channels = files.read<int64_t>();
-  args.codes = files.read<int64_t>();  // 0: no ids
+  args.codes = files.read<int64_t>();                                                        // 0: no ids
   const int64_t dtype = files.read<int64_t>(), width = dtype == 0 ? 4 : dtype == 3 ? 1 : 2;  // 3: bits
   args.bits = dtype == 3;
   args.dtype = static_cast<varfast::Dtype>(args.bits ? 0 : dtype);

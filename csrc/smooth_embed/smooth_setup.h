@@ -1,0 +1,53 @@
+// From torch's tensors to SmoothTask: the checks that the CPU and the CUDA kernel share.
+#pragma once
+
+#include "sample/sample_setup.h"
+#include "smooth_embed/smooth_args.h"
+
+namespace varfast {
+
+struct SmoothSetup {
+  SmoothTask task;
+  Tensor out;
+  SampleSetup sample;  // these keep their tensors alive
+  Rows logits, noise;
+  Tensor codebook;
+};
+
+inline SmoothSetup smooth_setup(const Tensor& logits, const Tensor& codebook, const Tensor& seeds,
+                                const OptTensor& noise, const OptTensor& positions, double ratio, double tau,
+                                int64_t stream, int64_t top_k, double top_p, int64_t purpose) {
+  SmoothSetup out;
+  out.logits = rows_of(logits, "logits");
+  const Rows& rows = out.logits;
+  STD_TORCH_CHECK(codebook.dim() == 2 && codebook.size(0) == rows.channels, "codebook must have shape (V, Cvae)");
+  STD_TORCH_CHECK(dtype_of(codebook, "codebook") == rows.dtype, "codebook must have the dtype of logits");
+  out.codebook = torch::stable::contiguous(codebook);
+  out.sample = sample_setup(logits, rows.batch, rows.length, rows.channels, seeds, positions, stream, purpose, 1.0, {},
+                            false, top_k, top_p, {}, 0.0, {}, 1, false);
+  out.out = empty_like_shape(codebook, {rows.batch, rows.length, codebook.size(1)}, codebook.scalar_type());
+  out.task = {out.sample.args,
+              rows.data,
+              rows.batch_stride,
+              rows.row_stride,
+              out.codebook.const_data_ptr(),
+              nullptr,
+              0,
+              0,
+              codebook.size(1),
+              {ratio, tau},
+              out.out.mutable_data_ptr(),
+              rows.dtype};
+  if (noise.has_value()) {
+    out.noise = rows_of(*noise, "noise");
+    STD_TORCH_CHECK(out.noise.dtype == Dtype::f32 && out.noise.batch == rows.batch && out.noise.length == rows.length &&
+                        out.noise.channels == rows.channels,
+                    "noise must be float32 of the shape of logits");
+    out.task.noise = static_cast<const float*>(out.noise.data);
+    out.task.noise_batch = out.noise.batch_stride;
+    out.task.noise_row = out.noise.row_stride;
+  }
+  return out;
+}
+
+}  // namespace varfast
