@@ -163,6 +163,19 @@ def test_strides_batch_and_threads_change_no_bit(simd: str, dtype: torch.dtype) 
         torch.set_num_threads(threads)
 
 
+def test_an_image_depends_on_itself_alone(simd: str) -> None:
+    """Images of a batch are decomposed side by side, and take different numbers of steps."""
+    shape = (21, 40)
+    kinds = [with_values(spectrum(kind, 21), 40)[0].float() for kind in ("flat", "cond 1e6", "rank 2", "pairs")]
+    kinds += [torch.zeros(shape), torch.eye(*shape), torch.full(shape, torch.nan), torch.randn(shape)]
+    order = torch.randint(len(kinds), (27,), generator=torch.Generator().manual_seed(3)).tolist()
+    alone = [ops.spectral_reweight(x[None], beta=0.5, return_sigma=True) for x in kinds]
+    y, sigma = ops.spectral_reweight(torch.stack([kinds[k] for k in order]), beta=0.5, return_sigma=True)
+    for image, k in enumerate(order):
+        torch.testing.assert_close(y[image], alone[k][0][0], rtol=0, atol=0, equal_nan=True)
+        torch.testing.assert_close(sigma[image], alone[k][1][0], rtol=0, atol=0, equal_nan=True)
+
+
 @pytest.mark.parametrize("shape", [(0, 9, 32), (2, 0, 32), (2, 9, 0)], ids=str)
 def test_empty(shape: tuple[int, int, int]) -> None:
     y, sigma = ops.spectral_reweight(torch.randn(shape), beta=1.0, return_sigma=True)

@@ -3,8 +3,9 @@
 //
 //   load64(p), load64(p, n)   n < kLanes64: the other lanes are 0; any of double, float, F16, BF16 (exact)
 //   store(p, x)               to doubles, or rounded to floats
-//   a + b, a - b, a * b       one rounding each
+//   a + b, a - b, a * b, a / b, sqrt, abs, copysign   one rounding each
 //   madd(a, b, c)             a * b + c, fused where the level has the instruction; for F32 as well
+//   lt, ge -> Mask64; select(m, a, b) = m ? a : b; a & b, a | b, ~a, any(m) of masks
 //   hsum                      over the lanes
 //   transpose(x[kLanes64])    a square of lanes
 #pragma once

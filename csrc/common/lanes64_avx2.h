@@ -10,6 +10,9 @@ constexpr int kLanes64 = 4;
 struct F64 {
   __m256d v;
 };
+struct Mask64 {
+  __m256d v;
+};
 
 VF_HD F64 splat64(double x) { return {_mm256_set1_pd(x)}; }
 
@@ -35,8 +38,19 @@ VF_HD void store(float* p, F64 x) { _mm_storeu_ps(p, _mm256_cvtpd_ps(x.v)); }
 VF_HD F64 operator+(F64 a, F64 b) { return {_mm256_add_pd(a.v, b.v)}; }
 VF_HD F64 operator-(F64 a, F64 b) { return {_mm256_sub_pd(a.v, b.v)}; }
 VF_HD F64 operator*(F64 a, F64 b) { return {_mm256_mul_pd(a.v, b.v)}; }
+VF_HD F64 operator/(F64 a, F64 b) { return {_mm256_div_pd(a.v, b.v)}; }
+VF_HD F64 sqrt(F64 a) { return {_mm256_sqrt_pd(a.v)}; }
+VF_HD F64 abs(F64 a) { return {_mm256_andnot_pd(_mm256_set1_pd(-0.0), a.v)}; }
+VF_HD F64 copysign(F64 a, F64 sign) { return {_mm256_or_pd(abs(a).v, _mm256_and_pd(sign.v, _mm256_set1_pd(-0.0)))}; }
 VF_HD F64 madd(F64 a, F64 b, F64 c) { return {_mm256_fmadd_pd(a.v, b.v, c.v)}; }
 VF_HD F32 madd(F32 a, F32 b, F32 c) { return fma(a, b, c); }
+VF_HD Mask64 lt(F64 a, F64 b) { return {_mm256_cmp_pd(a.v, b.v, _CMP_LT_OQ)}; }
+VF_HD Mask64 ge(F64 a, F64 b) { return {_mm256_cmp_pd(a.v, b.v, _CMP_GE_OQ)}; }
+VF_HD Mask64 operator&(Mask64 a, Mask64 b) { return {_mm256_and_pd(a.v, b.v)}; }
+VF_HD Mask64 operator|(Mask64 a, Mask64 b) { return {_mm256_or_pd(a.v, b.v)}; }
+VF_HD Mask64 operator~(Mask64 a) { return {_mm256_xor_pd(a.v, _mm256_castsi256_pd(_mm256_set1_epi64x(-1)))}; }
+VF_HD bool any(Mask64 m) { return _mm256_movemask_pd(m.v) != 0; }
+VF_HD F64 select(Mask64 m, F64 a, F64 b) { return {_mm256_blendv_pd(b.v, a.v, m.v)}; }
 VF_HD double hsum(F64 a) {
   const __m128d half = _mm_add_pd(_mm256_castpd256_pd128(a.v), _mm256_extractf128_pd(a.v, 1));
   return _mm_cvtsd_f64(_mm_add_sd(half, _mm_unpackhi_pd(half, half)));

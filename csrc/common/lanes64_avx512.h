@@ -10,6 +10,9 @@ constexpr int kLanes64 = 8;
 struct F64 {
   __m512d v;
 };
+struct Mask64 {
+  __mmask8 v;
+};
 
 VF_HD F64 splat64(double x) { return {_mm512_set1_pd(x)}; }
 
@@ -36,8 +39,21 @@ VF_HD void store(float* p, F64 x) { _mm256_storeu_ps(p, _mm512_cvtpd_ps(x.v)); }
 VF_HD F64 operator+(F64 a, F64 b) { return {_mm512_add_pd(a.v, b.v)}; }
 VF_HD F64 operator-(F64 a, F64 b) { return {_mm512_sub_pd(a.v, b.v)}; }
 VF_HD F64 operator*(F64 a, F64 b) { return {_mm512_mul_pd(a.v, b.v)}; }
+VF_HD F64 operator/(F64 a, F64 b) { return {_mm512_div_pd(a.v, b.v)}; }
+VF_HD F64 sqrt(F64 a) { return {_mm512_sqrt_pd(a.v)}; }
+VF_HD F64 abs(F64 a) { return {_mm512_abs_pd(a.v)}; }
+VF_HD F64 copysign(F64 a, F64 sign) {
+  return {_mm512_or_pd(_mm512_abs_pd(a.v), _mm512_and_pd(sign.v, _mm512_set1_pd(-0.0)))};
+}
 VF_HD F64 madd(F64 a, F64 b, F64 c) { return {_mm512_fmadd_pd(a.v, b.v, c.v)}; }
 VF_HD F32 madd(F32 a, F32 b, F32 c) { return fma(a, b, c); }
+VF_HD Mask64 lt(F64 a, F64 b) { return {_mm512_cmp_pd_mask(a.v, b.v, _CMP_LT_OQ)}; }
+VF_HD Mask64 ge(F64 a, F64 b) { return {_mm512_cmp_pd_mask(a.v, b.v, _CMP_GE_OQ)}; }
+VF_HD Mask64 operator&(Mask64 a, Mask64 b) { return {static_cast<__mmask8>(a.v & b.v)}; }
+VF_HD Mask64 operator|(Mask64 a, Mask64 b) { return {static_cast<__mmask8>(a.v | b.v)}; }
+VF_HD Mask64 operator~(Mask64 a) { return {static_cast<__mmask8>(~a.v)}; }
+VF_HD bool any(Mask64 m) { return m.v != 0; }
+VF_HD F64 select(Mask64 m, F64 a, F64 b) { return {_mm512_mask_blend_pd(m.v, b.v, a.v)}; }
 VF_HD double hsum(F64 a) { return _mm512_reduce_add_pd(a.v); }
 VF_HD void transpose(F64 (&x)[8]) {
   __m512d pair[8], four[8];

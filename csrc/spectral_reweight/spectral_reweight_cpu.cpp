@@ -1,4 +1,5 @@
-// spectral_reweight on the CPU: one task per image.
+// spectral_reweight on the CPU: as many images at a time as a vector has float64 lanes, in three steps: each image's
+// Gram matrix and its tridiagonal form, QL of all of them in step, each image's eigenvectors and product.
 #include <algorithm>
 #include <limits>
 #include <memory>
@@ -6,6 +7,7 @@
 
 #include "common/scalar_view.h"
 #include "spectral_reweight/eigh.h"
+#include "spectral_reweight/image.h"
 #include "spectral_reweight/spectral_reweight.h"
 
 namespace varfast {
@@ -25,14 +27,11 @@ struct SpectralArgs {
 
 }  // namespace varfast
 
-VF_DECLARE_KERNEL(int64_t, spectral_scratch, (int64_t n))
+VF_DECLARE_KERNEL(int64_t, spectral_scratch, (int64_t n, int64_t images))
 VF_DECLARE_KERNEL(void, spectral_images, (const SpectralArgs&, int64_t begin, int64_t end, char* scratch))
 
 VF_BEGIN
 namespace {
-
-// Inner indices of the Gram product taken at a time: 16 tiles (n = 256) of 128 x 16 doubles are 256 KiB.
-constexpr int64_t kChunk = 128;
 
 // float32 has 2^-24 of relative rounding error per product, so Y = M X made in it is off by about that much of
 // max(f) |s|, whereas |Y| is |f s|. Up to this quotient float32 stays below 1e-6; beyond it, and outside of
@@ -45,174 +44,86 @@ struct Ranked {
 };
 
 struct Scratch {
-  Eigh eigh;
-  double *tiles, *weighted, *f, *s;
+  Tridiagonal matrix;  // of one image at a time; d and e point to its lane
+  Lanes lanes;
+  double* values;  // 2 x lanes
+  Recording recordings[kLanes64];
+  double* z[kLanes64];     // eigenvectors
+  double scale[kLanes64];  // of the Gram matrix that was decomposed; 0: not finite, no result
+  double *tiles, *weighted, *f;
   void *m, *x;  // tiles of float or of double
   Ranked* ranked;
 };
 
-// Lays the scratch of one image out from `base`; with a null base it counts the bytes.
-int64_t lay_out(int64_t n, char* base, Scratch* out) {
+// Lays the scratch of `lanes` images out from `base`; with a null base it counts the bytes.
+int64_t lay_out(int64_t n, int64_t lanes, char* base, Scratch* out) {
   int64_t bytes = 0;
   const auto take = [&](int64_t count) {
     char* at = base == nullptr ? nullptr : base + bytes;
     bytes += (count * 8 + 63) / 64 * 64;
     return reinterpret_cast<double*>(at);
   };
-  const int64_t ld = (n + kLanes64 - 1) / kLanes64 * kLanes64, tile = n * kEighTile;
-  Eigh& e = out->eigh;
-  e.n = n;
-  e.ld = ld;
-  e.capacity = std::max<int64_t>(16 * n, 2048);
-  e.a = take(n * ld);
-  e.z = take(tiles_of(n) * tile);
-  e.d = take(n);
-  e.e = take(n);
-  e.tau = take(n);
-  e.v = take(ld);
-  e.w = take(ld);
-  e.p = take(ld);
-  e.rotations = take(2 * e.capacity);
+  const int64_t ld = (n + kSquare - 1) / kSquare * kSquare, tile = n * kEighTile;
+  Tridiagonal& matrix = out->matrix;
+  matrix.n = n;
+  matrix.ld = ld;
+  matrix.a = take(n * ld);
+  matrix.tau = take(n);
+  matrix.none = take(ld);
+  matrix.w = take(ld);
+  matrix.p = take(ld);
+  matrix.q = take(tiles_of(n) * tiles_of(n) * kEighTile * kEighTile);
+  out->lanes = {n, take(n * kLanes64), take(n * kLanes64)};
+  out->values = take(2 * n * kLanes64);
+  for (int64_t q = 0; q < lanes; ++q) {
+    Recording& r = out->recordings[q];
+    r.capacity = n * n + 4 * kLanes64 + 512;
+    r.most = 2 * n;
+    r.a = take(r.capacity);
+    r.s = take(r.capacity);
+    r.sweeps = reinterpret_cast<Sweep*>(take(r.most * static_cast<int64_t>(sizeof(Sweep) / 8)));
+    out->z[q] = take(tiles_of(n) * tile);
+  }
   out->tiles = take(tiles_of(n) * kChunk * kEighTile);
   out->weighted = take(tile);
   out->f = take(n);
-  out->s = take(n);
   out->m = take(tiles_of(n) * tile);
   out->x = take(tile);
   out->ranked = reinterpret_cast<Ranked*>(take(2 * n));
   return bytes;
 }
 
-template <class T>
-struct Image {
-  const T* x;
-  int64_t row_stride, length, channels;
-  T* y;
-
-  bool by_rows() const { return length <= channels; }  // which Gram matrix is the smaller
-  int64_t n() const { return by_rows() ? length : channels; }
-  int64_t inner() const { return by_rows() ? channels : length; }
-};
-
-// The smaller Gram matrix in float64 (products of float32 are exact in it), both triangles.
-template <class T>
-void gram(const Image<T>& image, double* tiles, double* a, int64_t ld) {
-  const int64_t n = image.n();
-  const auto width = [n](int64_t t) { return static_cast<int>(std::min<int64_t>(kEighTile, n - t * kEighTile)); };
-  for (int64_t k0 = 0; k0 < image.inner(); k0 += kChunk) {
-    const int64_t count = std::min(kChunk, image.inner() - k0);
-    for (int64_t t = 0; t < tiles_of(n); ++t) {
-      double* tile = tiles + t * kChunk * kEighTile;
-      if (image.by_rows()) {
-        pack_transposed(image.x + t * kEighTile * image.row_stride + k0, image.row_stride, count, width(t), tile);
-      } else {
-        pack(image.x + k0 * image.row_stride + t * kEighTile, image.row_stride, count, width(t), tile);
-      }
-    }
-    for (int64_t i = 0; i < tiles_of(n); ++i) {
-      for (int64_t j = i; j < tiles_of(n); ++j) {
-        double* block = a + i * kEighTile * ld + j * kEighTile;
-        tile_product(tiles + i * kChunk * kEighTile, width(i), tiles + j * kChunk * kEighTile, width(j), count,
-                     [&](int r, int c, F64 sum) {
-                       double* at = block + r * ld + c;
-                       store(at, k0 == 0 ? sum : load64(at) + sum);
-                     });
-      }
-    }
-  }
-  for (int64_t i = 0; i < n; ++i) {
-    for (int64_t j = 0; j < i; ++j) a[i * ld + j] = a[j * ld + i];
-  }
-}
-
-// Eigenvectors of the Gram matrix and the singular values, ranked. False: not finite, no result.
-bool decompose(const Scratch& scratch) {
-  const Eigh& m = scratch.eigh;
+// The Gram matrix of `lane` in tridiagonal form, scaled to a trace of about 1; z = Q.
+void reduce(Scratch& scratch, int lane) {
+  Tridiagonal m = scratch.matrix;
+  m.d = scratch.lanes.d + lane;
+  m.e = scratch.lanes.e + lane;
+  scratch.recordings[lane].used = scratch.recordings[lane].count = 0;
   double trace = 0;
   for (int64_t i = 0; i < m.n; ++i) trace += m.a[i * m.ld + i];
-  if (!(trace <= std::numeric_limits<double>::max())) return false;
+  const bool finite = trace <= std::numeric_limits<double>::max();
   int exponent = 0;
-  std::frexp(trace, &exponent);
+  std::frexp(finite ? trace : 0.0, &exponent);
   exponent = std::max(exponent, -1000);
-  const double scale = std::ldexp(1.0, -exponent);  // exact; eigh wants entries of about 1
-  for (int64_t i = 0; i < m.n * m.ld; ++i) m.a[i] *= scale;
-  if (!eigh(m)) return false;
-  for (int64_t k = 0; k < m.n; ++k) {
-    scratch.s[k] = std::sqrt(std::max(m.d[k], 0.0) / scale);
-    scratch.ranked[k] = {scratch.s[k], k};
+  const double scale = std::ldexp(1.0, -exponent);  // exact; QL wants entries of about 1
+  scratch.scale[lane] = finite ? scale : 0.0;
+  if (!finite) return;
+  for (int64_t i = 0; i < m.n; ++i) {
+    for (int64_t j = i / kSquare * kSquare; j < m.n; ++j) m.a[i * m.ld + j] *= scale;
+    for (int64_t j = m.n; j < m.ld; ++j) m.a[i * m.ld + j] = 0.0;
   }
-  std::sort(scratch.ranked, scratch.ranked + m.n, [](const Ranked& p, const Ranked& q) { return p.s > q.s; });
-  return true;
+  tridiagonalise(m);
+  form_q(m);
+  transpose_tiles(m.q, m.n, scratch.z[lane]);
 }
 
-// M = sum_k f_k z_k z_k^T, in tiles of S.
-template <class S>
-void make_operator(const Scratch& scratch) {
-  const int64_t n = scratch.eigh.n, tile = n * kEighTile;
-  S* out = static_cast<S*>(scratch.m);
-  for (int64_t i = 0; i < tiles_of(n); ++i) {
-    const double* z = scratch.eigh.z + i * tile;
-    for (int64_t k = 0; k < n; ++k) {
-      for (int c = 0; c < kEighTile; ++c) scratch.weighted[k * kEighTile + c] = scratch.f[k] * z[k * kEighTile + c];
-    }
-    const int rows = static_cast<int>(std::min<int64_t>(kEighTile, n - i * kEighTile));
-    for (int64_t j = 0; j < tiles_of(n); ++j) {
-      const int columns = static_cast<int>(std::min<int64_t>(kEighTile, n - j * kEighTile));
-      tile_product(scratch.weighted, rows, scratch.eigh.z + j * tile, columns, n, [&](int r, int c, F64 value) {
-        const int64_t column = j * kEighTile + c;
-        store(out + (column / kTileOf<S> * n + i * kEighTile + r) * kTileOf<S> + column % kTileOf<S>, value);
-      });
-    }
+// The singular values of `lane`, ranked.
+void rank_values(const Scratch& scratch, int lane) {
+  const int64_t n = scratch.lanes.n;
+  for (int64_t k = 0; k < n; ++k) {
+    scratch.ranked[k] = {std::sqrt(std::max(scratch.lanes.d[k * kLanes64 + lane], 0.0) / scratch.scale[lane]), k};
   }
-}
-
-// Writes n of the lanes, or all.
-inline void put(double* p, F64 x, int64_t n) {
-  double all[kLanes64];
-  if (n >= kLanes64) return store(p, x);
-  store(all, x);
-  for (int64_t i = 0; i < n; ++i) p[i] = all[i];
-}
-template <class T>
-void put(T* p, F64 x, int64_t n) {
-  float all[kLanes];
-  store(all, x);
-  store_upto(p, load(all, kLanes64), n < kLanes64 ? n : kLanes64);
-}
-template <class T>
-void put(T* p, F32 x, int64_t n) {
-  store_upto(p, x, n);
-}
-
-// Y = M X, or X M where the Gram matrix is that of the channels.
-template <class S, class T>
-void apply(const Image<T>& image, const Scratch& scratch) {
-  constexpr int64_t tile = kTileOf<S>;
-  const int64_t n = image.n();
-  const S* m = static_cast<const S*>(scratch.m);
-  S* x = static_cast<S*>(scratch.x);
-  const auto span = [](int64_t size, int64_t from) {
-    return static_cast<int>(std::min<int64_t>(kTileOf<S>, size - from));
-  };
-  for (int64_t at = 0; at < image.inner(); at += tile) {
-    const int width = span(image.inner(), at);
-    if (image.by_rows()) {
-      pack(image.x + at, image.row_stride, n, width, x);
-    } else {
-      pack_transposed(image.x + at * image.row_stride, image.row_stride, n, width, x);
-    }
-    for (int64_t i = 0; i < n; i += tile) {
-      if (image.by_rows()) {
-        T* y = image.y + i * image.channels + at;
-        tile_product(m + i * n, span(n, i), x, width, n,
-                     [&](int r, int c, auto value) { put(y + r * image.channels + c, value, width - c); });
-      } else {
-        T* y = image.y + at * image.channels + i;
-        tile_product(x, width, m + i * n, span(n, i), n,
-                     [&](int r, int c, auto value) { put(y + r * image.channels + c, value, span(n, i) - c); });
-      }
-    }
-  }
+  std::sort(scratch.ranked, scratch.ranked + n, [](const Ranked& p, const Ranked& q) { return p.s > q.s; });
 }
 
 template <class T>
@@ -225,15 +136,20 @@ template <>
 constexpr double kLargest<double> = std::numeric_limits<double>::max();
 
 template <class T>
-void reweight(const SpectralArgs& args, int64_t b, const Scratch& scratch) {
+Image<T> image_of(const SpectralArgs& args, int64_t b) {
+  return {static_cast<const T*>(args.x) + b * args.batch_stride, args.row_stride, args.length, args.channels,
+          static_cast<T*>(args.y) + b * args.length * args.channels};
+}
+
+// Image b, whose eigenproblem lane `lane` has solved.
+template <class T>
+void reweight(const SpectralArgs& args, int64_t b, int lane, Scratch& scratch) {
   const int64_t values = args.length * args.channels;
-  const Image<T> image{static_cast<const T*>(args.x) + b * args.batch_stride, args.row_stride, args.length,
-                       args.channels, static_cast<T*>(args.y) + b * values};
+  const Image<T> image = image_of<T>(args, b);
   using Sigma = std::conditional_t<std::is_same_v<T, double>, double, float>;
   const int64_t n = image.n();
   Sigma* sigma = static_cast<Sigma*>(args.sigma) + b * n;
-  gram(image, scratch.tiles, scratch.eigh.a, scratch.eigh.ld);
-  if (!decompose(scratch)) {
+  if (scratch.scale[lane] == 0) {
     std::fill(sigma, sigma + n, std::numeric_limits<Sigma>::quiet_NaN());
     for (int64_t i = 0; i < values; ++i) {
       if constexpr (std::is_same_v<T, double>) {
@@ -244,6 +160,9 @@ void reweight(const SpectralArgs& args, int64_t b, const Scratch& scratch) {
     }
     return;
   }
+  rank_values(scratch, lane);
+  const double* z = scratch.z[lane];
+  rotate(scratch.z[lane], n, scratch.recordings[lane]);
   const Weighting weighting{value_at(args.alpha, b, 0), value_at(args.beta, b, 0), args.amplify, args.relative,
                             args.rank};
   const double rate = exponent_rate(weighting, scratch.ranked[0].s);
@@ -258,15 +177,15 @@ void reweight(const SpectralArgs& args, int64_t b, const Scratch& scratch) {
     y_norm += f * s * f * s;
   }
   if constexpr (std::is_same_v<T, double>) {
-    make_operator<double>(scratch);
-    apply<double>(image, scratch);
+    make_operator(z, n, scratch.f, scratch.weighted, static_cast<double*>(scratch.m));
+    apply(image, static_cast<const double*>(scratch.m), static_cast<double*>(scratch.x));
   } else if (f_max <= kFloatRange && f_max >= 1 / kFloatRange &&
              f_max * f_max * x_norm <= kFloatQuotient * kFloatQuotient * y_norm) {
-    make_operator<float>(scratch);
-    apply<float>(image, scratch);
+    make_operator(z, n, scratch.f, scratch.weighted, static_cast<float*>(scratch.m));
+    apply(image, static_cast<const float*>(scratch.m), static_cast<float*>(scratch.x));
   } else {
-    make_operator<double>(scratch);
-    apply<double>(image, scratch);
+    make_operator(z, n, scratch.f, scratch.weighted, static_cast<double*>(scratch.m));
+    apply(image, static_cast<const double*>(scratch.m), static_cast<double*>(scratch.x));
   }
   // No entry of Y exceeds its largest singular value, so the entries need a look only where that value does.
   if (!(y_max <= kLargest<T>)) {
@@ -274,21 +193,39 @@ void reweight(const SpectralArgs& args, int64_t b, const Scratch& scratch) {
   }
 }
 
+// Images [begin, begin + lanes).
+template <class T>
+void reweight_group(const SpectralArgs& args, int64_t begin, int lanes, Scratch& scratch) {
+  const int64_t size = scratch.lanes.n * kLanes64;
+  std::fill(scratch.lanes.d, scratch.lanes.d + size, 0.0);
+  std::fill(scratch.lanes.e, scratch.lanes.e + size, 0.0);
+  for (int q = 0; q < lanes; ++q) {
+    gram(image_of<T>(args, begin + q), scratch.tiles, scratch.matrix.a, scratch.matrix.ld);
+    reduce(scratch, q);
+  }
+  const unsigned failed = eigh(scratch.lanes, scratch.recordings, scratch.z, scratch.values);
+  for (int q = 0; q < lanes; ++q) {
+    if ((failed >> q) & 1u) scratch.scale[q] = 0.0;
+    reweight<T>(args, begin + q, q, scratch);
+  }
+}
+
 }  // namespace
 
-int64_t spectral_scratch(int64_t n) {
+int64_t spectral_scratch(int64_t n, int64_t images) {
   Scratch scratch;
-  return lay_out(n, nullptr, &scratch);
+  return lay_out(n, std::min<int64_t>(images, kLanes64), nullptr, &scratch);
 }
 
 void spectral_images(const SpectralArgs& args, int64_t begin, int64_t end, char* memory) {
   Scratch scratch;
-  lay_out(std::min(args.length, args.channels), memory, &scratch);
-  for (int64_t b = begin; b < end; ++b) {
+  lay_out(std::min(args.length, args.channels), std::min<int64_t>(end - begin, kLanes64), memory, &scratch);
+  for (int64_t b = begin; b < end; b += kLanes64) {
+    const int lanes = static_cast<int>(std::min<int64_t>(kLanes64, end - b));
     if (args.is_double) {
-      reweight<double>(args, b, scratch);
+      reweight_group<double>(args, b, lanes, scratch);
     } else {
-      VF_FOR_DTYPE(args.dtype, T, reweight<T>(args, b, scratch));
+      VF_FOR_DTYPE(args.dtype, T, reweight_group<T>(args, b, lanes, scratch));
     }
   }
 }
@@ -330,8 +267,8 @@ std::tuple<Tensor, Tensor> spectral_reweight(const Tensor& x, double beta, const
                           amplify,
                           relative,
                           overflows.get()};
-  const int64_t bytes = VF_DISPATCH(spectral_scratch, n);
   torch::stable::parallel_for(0, rows.batch, 1, [&](int64_t begin, int64_t end) {
+    const int64_t bytes = VF_DISPATCH(spectral_scratch, n, end - begin);
     VF_DISPATCH(spectral_images, args, begin, end, thread_scratch<char>(bytes));
   });
   for (int64_t b = 0; b < rows.batch; ++b) {
