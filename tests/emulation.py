@@ -33,11 +33,11 @@ def run(program: Path, *arguments: str, timeout: float = 300) -> subprocess.Comp
     return subprocess.run([str(program), *arguments], capture_output=True, text=True, timeout=timeout, check=False)
 
 
-def call(program: Path, data: bytes, folder: Path) -> bytes:
+def call(program: Path, data: bytes, folder: Path, *arguments: str) -> bytes:
     """Hands `data` to the program and returns what it writes; anything it complains of is a failure."""
     given, results = folder / "in", folder / "out"
     given.write_bytes(data)
-    done = run(program, str(given), str(results))
+    done = run(program, str(given), str(results), *arguments)
     assert done.returncode == 0, done.stderr[-4000:]
     return results.read_bytes()
 

@@ -5,27 +5,10 @@
 #include <memory>
 #include <type_traits>
 
-#include "common/scalar_view.h"
 #include "spectral_reweight/eigh.h"
 #include "spectral_reweight/image.h"
+#include "spectral_reweight/spectral_args.h"
 #include "spectral_reweight/spectral_reweight.h"
-
-namespace varfast {
-
-struct SpectralArgs {
-  const void* x;  // (B, L, C), channels side by side
-  int64_t batch_stride, row_stride, length, channels;
-  void* y;      // (B, L, C), contiguous
-  void* sigma;  // (B, min(L, C)), float32, or float64 where x is
-  Dtype dtype;
-  bool is_double;  // x holds float64, whatever dtype says
-  ScalarView alpha, beta;
-  int64_t rank;
-  bool amplify, relative;
-  bool* overflows;  // (B)
-};
-
-}  // namespace varfast
 
 VF_DECLARE_KERNEL(int64_t, spectral_scratch, (int64_t n, int64_t images))
 VF_DECLARE_KERNEL(void, spectral_images, (const SpectralArgs&, int64_t begin, int64_t end, char* scratch))
@@ -234,7 +217,7 @@ VF_END
 
 #ifdef VF_REGISTER
 #  include "common/scratch.h"
-#  include "common/stable.h"
+#  include "spectral_reweight/spectral_setup.h"
 
 namespace varfast {
 namespace {
@@ -242,42 +225,23 @@ namespace {
 std::tuple<Tensor, Tensor> spectral_reweight(const Tensor& x, double beta, const OptTensor& beta_tensor, double alpha,
                                              const OptTensor& alpha_tensor, bool amplify, std::optional<int64_t> rank,
                                              bool relative) {
-  const bool is_double = x.scalar_type() == ScalarType::Double;
-  const Rows rows = rows_of(x, "x", is_double ? Dtype::f32 : dtype_of(x, "x"));
-  const int64_t n = std::min(rows.length, rows.channels);
-  Tensor y = empty_like_shape(x, {rows.batch, rows.length, rows.channels}, x.scalar_type());
-  Tensor sigma = empty_like_shape(x, {rows.batch, n}, is_double ? ScalarType::Double : ScalarType::Float);
-  if (n == 0) return {y, sigma};
-
-  const Scalars betas = scalars_of(beta, beta_tensor, "beta", rows.batch, 0);
-  const Scalars alphas = scalars_of(alpha, alpha_tensor, "alpha", rows.batch, 0);
-  const std::unique_ptr<bool[]> overflows(new bool[rows.batch]());
-  const SpectralArgs args{rows.data,
-                          rows.batch_stride,
-                          rows.row_stride,
-                          rows.length,
-                          rows.channels,
-                          y.mutable_data_ptr(),
-                          sigma.mutable_data_ptr(),
-                          rows.dtype,
-                          is_double,
-                          alphas.view,
-                          betas.view,
-                          rank.value_or(n),
-                          amplify,
-                          relative,
-                          overflows.get()};
-  torch::stable::parallel_for(0, rows.batch, 1, [&](int64_t begin, int64_t end) {
+  SpectralSetup setup = spectral_setup(x, beta, beta_tensor, alpha, alpha_tensor, amplify, rank, relative);
+  SpectralArgs& args = setup.args;
+  const int64_t n = std::min(args.length, args.channels), batch = x.size(0);
+  if (n == 0) return {setup.y, setup.sigma};
+  const std::unique_ptr<bool[]> overflows(new bool[batch]());
+  args.overflows = overflows.get();
+  torch::stable::parallel_for(0, batch, 1, [&](int64_t begin, int64_t end) {
     const int64_t bytes = VF_DISPATCH(spectral_scratch, n, end - begin);
     VF_DISPATCH(spectral_images, args, begin, end, thread_scratch<char>(bytes));
   });
-  for (int64_t b = 0; b < rows.batch; ++b) {
+  for (int64_t b = 0; b < batch; ++b) {
     STD_TORCH_CHECK(!overflows[b], "spectral_reweight: image ", b,
-                    " overflows x's dtype with alpha=", portable::value_at(alphas.view, b, 0),
-                    " and beta=", portable::value_at(betas.view, b, 0), relative ? " / s_max" : "",
+                    " overflows x's dtype with alpha=", portable::value_at(args.alpha, b, 0),
+                    " and beta=", portable::value_at(args.beta, b, 0), relative ? " / s_max" : "",
                     "; use a smaller alpha or beta");
   }
-  return {y, sigma};
+  return {setup.y, setup.sigma};
 }
 
 }  // namespace

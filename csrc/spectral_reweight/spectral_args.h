@@ -1,0 +1,24 @@
+// The arguments of spectral_reweight.
+#pragma once
+
+#include <cstdint>
+
+#include "common/dtype.h"
+#include "common/scalar_view.h"
+
+namespace varfast {
+
+struct SpectralArgs {
+  const void* x;  // (B, L, C), channels side by side
+  int64_t batch_stride, row_stride, length, channels;
+  void* y;      // (B, L, C), contiguous
+  void* sigma;  // (B, min(L, C)), float32, or float64 where x is
+  Dtype dtype;
+  bool is_double;  // x holds float64, whatever dtype says
+  ScalarView alpha, beta;
+  int64_t rank;
+  bool amplify, relative;
+  bool* overflows;  // (B), on the CPU
+};
+
+}  // namespace varfast

@@ -1,0 +1,47 @@
+// From torch's tensors to SpectralArgs: the checks and the outputs that the CPU and the GPU share.
+#pragma once
+
+#include <algorithm>
+
+#include "common/stable.h"
+#include "spectral_reweight/spectral_args.h"
+
+namespace varfast {
+
+struct SpectralSetup {
+  SpectralArgs args;
+  Tensor y, sigma, hold;
+  Scalars alpha, beta;  // keep their tensors alive
+};
+
+inline SpectralSetup spectral_setup(const Tensor& x, double beta, const OptTensor& beta_tensor, double alpha,
+                                    const OptTensor& alpha_tensor, bool amplify, std::optional<int64_t> rank,
+                                    bool relative) {
+  const bool is_double = x.scalar_type() == ScalarType::Double;
+  const Rows rows = rows_of(x, "x", is_double ? Dtype::f32 : dtype_of(x, "x"));
+  const int64_t n = std::min(rows.length, rows.channels);
+  SpectralSetup out;
+  out.y = empty_like_shape(x, {rows.batch, rows.length, rows.channels}, x.scalar_type());
+  out.sigma = empty_like_shape(x, {rows.batch, n}, is_double ? ScalarType::Double : ScalarType::Float);
+  out.hold = rows.hold;
+  out.beta = scalars_of(beta, beta_tensor, "beta", rows.batch, 0);
+  out.alpha = scalars_of(alpha, alpha_tensor, "alpha", rows.batch, 0);
+  out.args = {rows.data,
+              rows.batch_stride,
+              rows.row_stride,
+              rows.length,
+              rows.channels,
+              out.y.mutable_data_ptr(),
+              out.sigma.mutable_data_ptr(),
+              rows.dtype,
+              is_double,
+              out.alpha.view,
+              out.beta.view,
+              rank.value_or(n),
+              amplify,
+              relative,
+              nullptr};
+  return out;
+}
+
+}  // namespace varfast
