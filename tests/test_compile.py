@@ -4,9 +4,10 @@ import pytest
 import torch
 import torch._dynamo
 from cases import randn
+from tiny import tiny_var
 from torch._dynamo.utils import counters
 
-from varfast import ops
+from varfast import Sampler, ops
 
 SEEDS = torch.tensor([3, -7])
 GRIDS = {"prev_hw": (2, 3), "hw": (5, 7)}
@@ -126,3 +127,20 @@ def test_ten_scales_need_at_most_three_compilations():
         assert_same(got, scale(*given))
         prev, prev_hw = got[1], hw
     assert counters["stats"]["unique_graphs"] <= 3
+
+
+def test_compiled_blocks_make_one_graph_a_scale_and_the_same_features(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 3)  # fewer than scales
+    graphs = []
+
+    def backend(graph: torch.fx.GraphModule, _: object) -> object:
+        graphs.append(graph)
+        return graph.forward
+
+    model, again = tiny_var(depth=3), tiny_var(depth=3)
+    again.compile_blocks(backend=backend, fullgraph=True)
+    call = {"labels": [1, 2], "seeds": [3, 4]}
+    images = Sampler(model)(**call)
+    for _ in range(2):
+        torch.testing.assert_close(Sampler(again)(**call), images)
+    assert len(graphs) == len(model.grids)

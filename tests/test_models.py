@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from recorded import close, decoder_weights, golden, rebuild
 from safetensors.torch import save_file
 from torch import Tensor
@@ -15,6 +16,7 @@ from torch import Tensor
 from varfast import models
 from varfast.models import VAR, VQVAE, VARConfig, VQVAEConfig
 from varfast.models.checkpoint import DERIVED, infer_grids, infer_var, read, write_metadata
+from varfast.models.linear import apply, linear
 from varfast.models.quantizer import phi_choice
 
 CASES = (
@@ -274,3 +276,30 @@ def test_builtin_model_loads_and_draws() -> None:
     images = model.decode(state)
     assert images.shape == (10, 1, 32, 32) and images.dtype == torch.float32
     assert images.std(dim=0).mean() > 0.05  # ten labels, ten different garments
+
+
+@pytest.mark.parametrize("gelu", [False, True])
+@pytest.mark.parametrize("bias", [False, True])
+def test_linear_is_torchs_whoever_computes_it(bias: bool, gelu: bool) -> None:
+    torch.manual_seed(0)
+    x, weight, offset = torch.randn(3, 5, 32)[:, ::2], torch.randn(24, 32), torch.randn(24) if bias else None
+    wanted = F.linear(x, weight, offset)
+    wanted = F.gelu(wanted, approximate="tanh") if gelu else wanted
+    with torch.inference_mode():
+        torch.testing.assert_close(linear(x, weight, offset, gelu), wanted)
+        torch.testing.assert_close(
+            linear(x.bfloat16(), weight.bfloat16(), None), F.linear(x.bfloat16(), weight.bfloat16())
+        )
+        assert linear(x[:0], weight, offset, gelu).shape == (0, 3, 24)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert linear(x, weight, offset).dtype == torch.bfloat16
+    linear(x, weight.requires_grad_(), offset, gelu).sum().backward()
+    assert weight.grad is not None
+
+
+def test_other_peoples_layers_keep_their_hooks() -> None:
+    module, x, heard = torch.nn.Linear(8, 4), torch.randn(2, 8), []
+    torch.testing.assert_close(apply(module, x), module(x))
+    module.register_forward_hook(lambda *_: heard.append(1))
+    apply(module, x)
+    assert heard == [1]

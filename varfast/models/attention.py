@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from varfast.models.linear import Linear, linear
+
 
 class Modulation(NamedTuple):
     """Six vectors (rows, 1, C) a block takes from the class embedding: gates, scales (1 is added already), shifts."""
@@ -36,13 +38,13 @@ class SelfAttention(nn.Module):
         self.mat_qkv = nn.Linear(width, 3 * width, bias=False)
         self.q_bias = nn.Parameter(torch.zeros(width))
         self.v_bias = nn.Parameter(torch.zeros(width))
-        self.proj = nn.Linear(width, width)
+        self.proj = Linear(width, width)
 
     def forward(self, x: Tensor, mask: Tensor | None, cache: Tensor | None, offset: int) -> Tensor:
         """`x` (rows, L, C). With `cache` (2, rows, heads, total, d), keys and values are written at `offset` and
         everything up to there is attended to; `mask` (L, L) bool is for use without a cache."""
         bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
-        qkv = F.linear(x, self.mat_qkv.weight, bias).unflatten(2, (3, self.heads, -1))
+        qkv = linear(x, self.mat_qkv.weight, bias).unflatten(2, (3, self.heads, -1))
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         if self.l2_norm:
             q = F.normalize(q, dim=-1) * self.scale_mul_1H11.clamp_max(self.MAX_LOG_SCALE).exp()
@@ -67,10 +69,10 @@ class FeedForward(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.fc1 = nn.Linear(width, 4 * width)
-        self.fc2 = nn.Linear(4 * width, width)
+        self.fc2 = Linear(4 * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
+        return self.fc2(linear(x, self.fc1.weight, self.fc1.bias, gelu=True))
 
 
 class Block(nn.Module):

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from varfast.models.attention import Block, Modulation
+from varfast.models.linear import Linear
 from varfast.models.quantizer import Grid
 from varfast.models.vqvae import VQVAE
 
@@ -100,7 +101,7 @@ class VAR(nn.Module):
             Block(width, config.heads, config.shared_aln, config.attn_l2_norm) for _ in range(config.depth)
         )
         self.head_nm = AdaLNBeforeHead(width)
-        self.head = nn.Linear(width, config.vocab_size)
+        self.head = Linear(width, config.vocab_size)
 
     @property
     def vae(self) -> VQVAE:
@@ -161,6 +162,17 @@ class VAR(nn.Module):
         for block, modulation in zip(self.blocks, self._modulations(cond), strict=True):
             x = block(x, modulation, mask=mask)
         return self.head(self.head_nm(x, *self.head_nm.modulation(cond)))
+
+    def compile_blocks(self, **options: Any) -> None:
+        """Runs blocks through `torch.compile`: one graph a scale, made at the scale's first use, shared by all blocks.
+
+        `options` are those of `torch.compile` (`mode="reduce-overhead"` for CUDA graphs). Makes room in dynamo's table
+        of graphs, which holds 8 by default and would leave the largest scales uncompiled. It saves launches on a
+        device; a CPU gains nothing (VAR-d16's blocks on two cores: 1.57 s against 1.50).
+        """
+        torch._dynamo.config.recompile_limit += 2 * len(self.config.grids)  # with and without an unconditional half
+        for block in self.blocks:
+            block.compile(dynamic=False, **options)
 
     @torch.no_grad()
     def begin(self, labels: Tensor, unconditional: bool = True) -> State:
