@@ -53,7 +53,11 @@ def test_an_op_has_its_file_in_every_room(op: str) -> None:
 def test_no_room_holds_what_is_no_op() -> None:
     folders = {path.parent.name for path in tracked("csrc/*/*")} - {"common", "simt"}
     kernels = {path.stem for path in tracked("triton_kernels/*.py") if not path.stem.startswith("_")}
-    benches = {path.stem.removeprefix("bench_") for path in tracked("benchmarks/bench_*.py")} - {"sampler", "images"}
+    benches = {path.stem.removeprefix("bench_") for path in tracked("benchmarks/bench_*.py")} - {
+        "sampler",
+        "images",
+        "hosts",
+    }
     assert folders | kernels | benches <= set(ops.__all__)
 
 
