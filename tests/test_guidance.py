@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,6 +16,7 @@ from varfast import CFG, SSG, DiverseVAR, Sampler, VARScaling, ops
 from varfast.guidance._distribution import filtered_distribution
 from varfast.guidance._shrinking import draw_shrinking, narrowed
 from varfast.models import VAR
+from varfast.ops._rows import SampleOutput
 from varfast.protocol import Recipe, Step
 
 GRIDS = [(1, 1), (2, 2), (3, 3), (4, 4), (8, 8)]
@@ -124,6 +126,20 @@ def test_a_shrinking_nucleus_shrinks() -> None:
     assert kinds[0] > kinds[5] > kinds[11] and kinds == sorted(kinds, reverse=True)
     first = ops.sample(logits, step.seeds, stream=1, purpose=4, top_k=20, top_p=0.9)
     assert torch.equal(ids[..., :1], first)
+
+
+def test_a_temperature_after_the_filters_shrinks_and_weighs_alike() -> None:
+    logits = 3 * torch.randn(1, 1, 40, generator=torch.Generator().manual_seed(3)).expand(2, 4, 40).contiguous()
+    settings: dict[str, Any] = {"temperature": 4.0, "temperature_last": True, "top_p": 0.8}
+    output = cast(SampleOutput, ops.sample(logits, steps(2)[1].seeds, return_logprobs=True, **settings))
+    recipe = Recipe(**settings)
+    distribution = filtered_distribution(logits, recipe)
+    assert output.kept is not None and torch.equal((distribution > 0).sum(-1, dtype=torch.int32), output.kept)
+    torch.testing.assert_close(distribution.gather(2, output.ids).log(), output.logprobs)
+    assert torch.equal(narrowed(logits, recipe) > -torch.inf, distribution > 0)
+    ids = draw_shrinking(logits, steps(2)[1], replace(recipe, draws=3, shrinking=True))
+    drawn = ops.sample(logits, steps(2)[1].seeds, stream=1, purpose=4, **settings)
+    assert torch.equal(ids[..., :1], drawn)
 
 
 def test_a_shrinking_nucleus_in_the_sampler(model: VAR) -> None:

@@ -234,3 +234,20 @@ def test_per_scale_lists_and_constant_cfg_are_taken(model: VAR) -> None:
     assert all(
         torch.equal(a, b) for a, b in zip(constant, draw(model, [], [1], [1], cfg=CFG(1.0, "constant")), strict=True)
     )
+
+
+@pytest.mark.parametrize("path", _cost.PATHS)
+def test_a_temperature_after_the_filters(model: VAR, path: str) -> None:
+    """CoDe's: what the filters keep does not depend on it, how it is drawn from does."""
+    settings: dict[str, Any] = {"top_k": 12, "top_p": 0.8, "path": path}
+    heat = [1.1, 1.1, 3.0, 1.0, 1.0]
+    last = draw(model, [], [1, 2], [3, 4], temperature=heat, temperature_last=True, **settings)
+    first = draw(model, [], [1, 2], [3, 4], temperature=heat, **settings)
+    cool = draw(model, [], [1, 2], [3, 4], temperature=1.0, temperature_last=True, **settings)
+    assert any(not torch.equal(a, b) for a, b in zip(last, first, strict=True))
+    assert any(not torch.equal(a, b) for a, b in zip(last, cool, strict=True))
+    for a, b in zip(cool, draw(model, [], [1, 2], [3, 4], **settings), strict=True):
+        assert torch.equal(a, b)
+    wrong = {"temperature": 0.5, "temperature_last": True, "smooth": True}
+    with pytest.raises(ValueError, match="smooth has a temperature of its own"):
+        Sampler(model, **wrong)

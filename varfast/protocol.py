@@ -72,11 +72,13 @@ class Recipe:
     interp: str = "bilinear"
     cutoff: tuple[int, int] | None = None
     temperature: float | Tensor = 1.0
+    temperature_last: bool = False  # filter at temperature 1, draw at the given one
     top_k: int = 0
     top_p: float | Tensor = 0.0
     min_p: float | Tensor = 0.0
     draws: int = 1
     shrinking: bool = False  # narrow the nucleus at every draw, as released VAR-Scaling code does
+    ratio: float | None = None  # of smooth mode; None: the step's progress
     distribution: bool = False  # give `select` the filtered distribution (B, L, V) as a third argument
 
 
@@ -120,6 +122,12 @@ class Model(Protocol):
     def advance(self, state: Any, k: int, *, ids: Tensor | None = None, embeddings: Tensor | None = None) -> None:
         """Takes the scale's tokens: ids (B, L) (bits: (B, L, d)), or embeddings (B, L, Cvae)."""
         ...
+
+    # Optional. A model that draws some of a scale's tokens again has
+    #     redraw(state, k, ids, logprobs, draw) -> ids
+    # called before `advance` with ids (B, L) and the logarithms (B, L) of their probabilities under the filtered
+    # distribution; `draw(logits, substep)` draws from logits (B, L, V) by the scale's recipe, with random numbers of
+    # the substep's own, and returns the same two.
 
     def decode(self, state: Any) -> Tensor:
         """Images (B, channels, H, W) in [0, 1]."""

@@ -4,16 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
 from varfast import _cost, ops
+from varfast._arguments import int64, per_scale
 from varfast.guidance import CFG
 from varfast.guidance._distribution import filtered_distribution
 from varfast.guidance._shrinking import draw_shrinking
+from varfast.ops._rows import SampleOutput
 from varfast.protocol import HOOKS, BlockHook, Model, Recipe, Step
+
+FIRST_SUBSTEP = 1 << 20  # purpose of a redrawing model's first sub-step; smaller ones belong to the first draw
+
+
+class _Drawn(NamedTuple):
+    tokens: Tensor  # ids (B, L, draws), bits (B, L, d, draws), or embeddings (B, L, Cvae)
+    prev: Tensor | None = None  # the next scale's, if that scale uses it
+    logprobs: Tensor | None = None  # (B, L, draws), if the model draws again
+    distribution: Tensor | None = None  # (B, L, V), if the recipe asks for it
 
 
 class Sampler:
@@ -27,6 +38,7 @@ class Sampler:
             ``t_k = cfg * k / (K - 1)``; or a `CFG` with another schedule. 0 switches it off.
         top_k, top_p, min_p: filters, 0 for off; a number, or a list of one per scale.
         temperature: divides the logits; a number, or a list of one per scale. 0 takes the likeliest token.
+        temperature_last: filter first, at temperature 1, and divide what the filters keep, as CoDe does.
         smooth: the hosts' `more_smooth`: a soft mixture of code vectors in place of drawn ones
             (`varfast.ops.smooth_embed`). Scales at which candidates are drawn stay discrete.
         path: "features" guides what enters the linear head, "logits" what leaves it; the same but for rounding.
@@ -51,6 +63,7 @@ class Sampler:
         top_p: float | Sequence[float] = 0.0,
         min_p: float | Sequence[float] = 0.0,
         temperature: float | Sequence[float] = 1.0,
+        temperature_last: bool = False,
         smooth: bool = False,
         path: str = "auto",
     ) -> None:
@@ -65,12 +78,13 @@ class Sampler:
         self.path = path
         scales = len(model.grids)
         filters = {
-            "temperature": _per_scale("temperature", temperature, scales, 0.0),
-            "top_k": _per_scale("top_k", top_k, scales, 0),
-            "top_p": _per_scale("top_p", top_p, scales, 0.0, 1.0),
-            "min_p": _per_scale("min_p", min_p, scales, 0.0, 1.0),
+            "temperature": per_scale("temperature", temperature, scales, 0.0),
+            "top_k": per_scale("top_k", top_k, scales, 0),
+            "top_p": per_scale("top_p", top_p, scales, 0.0, 1.0),
+            "min_p": per_scale("min_p", min_p, scales, 0.0, 1.0),
         }
-        self._recipes = [Recipe(**{name: values[k] for name, values in filters.items()}) for k in range(scales)]
+        by_scale = [{name: values[k] for name, values in filters.items()} for k in range(scales)]
+        self._recipes = [Recipe(temperature_last=temperature_last, **numbers) for numbers in by_scale]
         if smooth and any(recipe.temperature != 1.0 or recipe.min_p for recipe in self._recipes):
             raise ValueError("smooth has a temperature of its own: temperature must be 1 and min_p 0")
 
@@ -94,7 +108,7 @@ class Sampler:
         if return_ids and self.smooth:
             raise ValueError("return_ids: smooth sampling has no tokens to return")
         device = self.model.codebook.device
-        labels, seeds = _int64("labels", labels, device), _int64("seeds", seeds, device)
+        labels, seeds = int64("labels", labels, device), int64("seeds", seeds, device)
         if len(labels) != len(seeds):
             raise ValueError(f"labels and seeds must have one length, got {len(labels)} and {len(seeds)}")
         steps = self._steps(seeds)
@@ -112,20 +126,27 @@ class Sampler:
                 halves = 2 if unconditional else 1
                 path = _cost.cheaper_path(self.model.grids, x.shape[2], self.model.vocab_size, halves, guided)
             carry = k + 1 < len(steps) and guided[k + 1]
-            tokens, prev, distribution = self._tokens(
-                x, prev if guided[k] else None, step, recipe, path, unconditional, carry
-            )
-            if tokens.is_floating_point():
-                failed.append(~tokens.isfinite().all(2))
-                self.model.advance(state, k, embeddings=tokens)
+            drawn = self._tokens(x, prev if guided[k] else None, step, recipe, path, unconditional, carry)
+            prev = drawn.prev
+            if drawn.tokens.is_floating_point():
+                failed.append(~drawn.tokens.isfinite().all(2))
+                self.model.advance(state, k, embeddings=drawn.tokens)
                 continue
-            failed.append((tokens < 0).flatten(2).any(2))
-            ids = self._select(step, tokens.clamp_(min=0), distribution)
+            failed.append((drawn.tokens < 0).flatten(2).any(2))
+            ids, logprobs = self._select(step, drawn)
+            if self._redraw is not None:
+                draw, invalid = self._drawing_again(step, recipe)
+                ids = self._redraw(state, k, ids, logprobs, draw)
+                failed[-1] |= invalid()
             chosen.append(ids)
             self.model.advance(state, k, ids=ids)
         images = self.model.decode(state)
         self._check(torch.cat(failed, dim=1))
         return (images, chosen) if return_ids else images
+
+    @property
+    def _redraw(self) -> Callable[..., Tensor] | None:
+        return getattr(self.model, "redraw", None)
 
     def _steps(self, seeds: Tensor) -> list[Step]:
         grids, bits = self.model.grids, getattr(self.model, "bits", None)
@@ -163,24 +184,22 @@ class Sampler:
 
     def _tokens(
         self, x: Tensor, prev: Tensor | None, step: Step, recipe: Recipe, path: str, unconditional: bool, carry: bool
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """From features (rows, L, C) to ids (B, L, draws) (bits: (B, L, d, draws)) or embeddings (B, L, Cvae), the
-        next scale's prev (None unless `carry`), and the distribution (None unless the recipe asks for it)."""
+    ) -> _Drawn:
+        """What becomes of features (rows, L, C); `prev` of the next scale is None unless `carry`."""
         maps = self.model.head(x) if path == "logits" else x
         cond, uncond = maps.chunk(2) if unconditional else (maps, None)
         guide: dict[str, Any] = {"hw": step.hw, "prev_hw": step.prev_hw, "t": recipe.t, "beta": recipe.beta}
         guide |= {"prior": recipe.prior, "interp": recipe.interp, "cutoff": recipe.cutoff}
-        filters: dict[str, Any] = {"stream": step.index, "top_k": recipe.top_k, "top_p": recipe.top_p}
-        draw = filters | {"temperature": recipe.temperature, "min_p": recipe.min_p, "draws": recipe.draws}
         smooth = self.smooth and recipe.draws == 1
         groups = step.bits or 1
+        draw = _draw_arguments(step, recipe) | {"return_logprobs": self._redraw is not None}
         if path == "logits" and not (smooth or recipe.shrinking or recipe.distribution):
             output = ops.guided_sample(
                 cond, uncond, prev, seeds=step.seeds, groups=groups, return_cfg=carry, **guide, **draw
             )
             if isinstance(output, Tensor):
-                return _by_token(output, step), None, None
-            return _by_token(output.ids, step), output.cfg, None
+                return _Drawn(_by_token(output, step))
+            return _Drawn(_by_token(output.ids, step), output.cfg, output.logprobs)
 
         guided = combined = cond
         if uncond is not None or prev is not None:
@@ -188,24 +207,46 @@ class Sampler:
         logits = self.model.head(guided) if path == "features" else guided
         following = combined if carry else None
         if smooth:
+            ratio = step.progress if recipe.ratio is None else recipe.ratio
+            filters: dict[str, Any] = {"stream": step.index, "top_k": recipe.top_k, "top_p": recipe.top_p}
             codebook = step.codebook.to(logits.dtype)
-            return ops.smooth_embed(logits, codebook, step.seeds, ratio=step.progress, **filters), following, None
+            return _Drawn(ops.smooth_embed(logits, codebook, step.seeds, ratio=ratio, **filters), following)
         rows = logits.unflatten(2, (groups, -1)).flatten(1, 2)
-        ids = draw_shrinking(rows, step, recipe) if recipe.shrinking else ops.sample(rows, step.seeds, **draw)
         distribution = filtered_distribution(rows, recipe) if recipe.distribution else None
-        return _by_token(cast(Tensor, ids), step), following, distribution
+        if recipe.shrinking:
+            return _Drawn(_by_token(draw_shrinking(rows, step, recipe), step), following, None, distribution)
+        output = ops.sample(rows, step.seeds, **draw)
+        ids, logprobs = (output, None) if isinstance(output, Tensor) else output[:2]
+        return _Drawn(_by_token(ids, step), following, logprobs, distribution)
 
-    def _select(self, step: Step, ids: Tensor, distribution: Tensor | None) -> Tensor:
-        """From draws (B, L, S) or (B, L, d, S) to the tokens (B, L) or (B, L, d)."""
+    def _select(self, step: Step, drawn: _Drawn) -> tuple[Tensor, Tensor | None]:
+        """The tokens (B, L) or (B, L, d) of a scale, and their log-probabilities (B, L) if there are any."""
+        ids, logprobs = drawn.tokens.clamp_(min=0), drawn.logprobs
         if ids.shape[-1] == 1:
-            return ids[..., 0]
+            return ids[..., 0], None if logprobs is None else logprobs[..., 0]
         candidates = ids.movedim(-1, 1)
         for item in self.guidance:
             if (hook := getattr(item, "select", None)) is not None:
-                index = hook(step, candidates) if distribution is None else hook(step, candidates, distribution)
-                if index is not None:
-                    return candidates[torch.arange(len(index), device=index.device), index]
+                given = (candidates,) if drawn.distribution is None else (candidates, drawn.distribution)
+                if (index := hook(step, *given)) is not None:
+                    which = torch.arange(len(index), device=index.device), index
+                    return candidates[which], None if logprobs is None else logprobs.movedim(-1, 1)[which]
         raise ValueError(f"{ids.shape[-1]} candidates were drawn at scale {step.index}, but no `select` chose one")
+
+    def _drawing_again(self, step: Step, recipe: Recipe) -> tuple[Callable, Callable[[], Tensor]]:
+        """`draw` of `Model.redraw`, and what tells afterwards which tokens (B, L) could not be drawn."""
+        if recipe.shrinking:
+            raise ValueError("nucleus='shrinking' does not go with a model that draws tokens again")
+        invalid = torch.zeros(len(step.seeds), step.hw[0] * step.hw[1], dtype=torch.bool, device=step.seeds.device)
+
+        def draw(logits: Tensor, substep: int) -> tuple[Tensor, Tensor]:
+            arguments = _draw_arguments(step, recipe) | {"draws": 1, "purpose": FIRST_SUBSTEP + substep}
+            output = cast(SampleOutput, ops.sample(logits, step.seeds, return_logprobs=True, **arguments))
+            assert output.logprobs is not None
+            invalid.logical_or_(output.ids[..., 0] < 0)
+            return output.ids[..., 0].clamp(min=0), output.logprobs[..., 0]
+
+        return draw, lambda: invalid
 
     def _check(self, failed: Tensor) -> None:
         """The one look at the device: whether any (B, sum of L) token had no distribution to draw from."""
@@ -224,33 +265,10 @@ class Sampler:
         )
 
 
-def _per_scale(name: str, value: Any, scales: int, low: float, high: float = float("inf")) -> list[Any]:
-    """One number per scale, checked; `low` is an int where ints are needed."""
-    values = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value] * scales
-    if len(values) != scales:
-        raise ValueError(f"{name} must be a number or a list of {scales}, one a scale, got {len(values)}")
-    kinds = int if isinstance(low, int) else (int, float)
-    for number in values:
-        if isinstance(number, bool) or not isinstance(number, kinds):
-            raise TypeError(f"{name} must be {'an int' if kinds is int else 'a number'}, got {number!r}")
-        if not low <= number <= high or number == float("inf"):
-            raise ValueError(f"{name} must be finite and lie in [{low}, {high}], got {number}")
-    return values
-
-
-def _int64(name: str, values: Sequence[int] | Tensor, device: torch.device) -> Tensor:
-    """(B,) int64 on `device` from ints or an integer tensor."""
-    if not isinstance(values, Tensor):
-        if not isinstance(values, Sequence) or any(isinstance(n, bool) or not isinstance(n, int) for n in values):
-            raise TypeError(f"{name} must be a list of ints or an integer tensor, got {values!r}")
-        if any(not -(2**63) <= n < 2**63 for n in values):
-            raise ValueError(f"{name} must fit int64, got {values!r}")
-        values = torch.tensor(values, dtype=torch.int64)
-    if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
-        raise TypeError(f"{name} must hold integers, got {values.dtype}")
-    if values.dim() != 1:
-        raise ValueError(f"{name} must have shape (B,), got {tuple(values.shape)}")
-    return values.to(device=device, dtype=torch.int64)
+def _draw_arguments(step: Step, recipe: Recipe) -> dict[str, Any]:
+    """What `ops.sample` and `ops.guided_sample` take from a recipe for the draw itself."""
+    names = ("temperature", "temperature_last", "top_k", "top_p", "min_p", "draws")
+    return {"stream": step.index} | {name: getattr(recipe, name) for name in names}
 
 
 def _by_token(ids: Tensor, step: Step) -> Tensor:

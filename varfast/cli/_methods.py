@@ -15,7 +15,7 @@ from varfast.protocol import Model
 
 KINDS = {"cfg": CFG, "ssg": SSG, "var_scaling": VARScaling, "diverse_var": DiverseVAR}
 NAMES = {"cfg": "CFG", "ssg": "SSG", "var_scaling": "VAR-Scaling", "diverse_var": "DiverseVAR", "sampling": "sampling"}
-SAMPLING = ("temperature", "top_k", "top_p", "min_p", "smooth")
+SAMPLING = ("temperature", "temperature_last", "top_k", "top_p", "min_p", "smooth")
 
 # What a parameter is on the built-in model where none is given, chosen from the evaluation table in README. Other
 # models take the classes' own defaults.

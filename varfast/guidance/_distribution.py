@@ -16,7 +16,9 @@ def filtered_distribution(logits: Tensor, recipe: Recipe) -> Tensor:
     logits = logits.float()
     numbers = [column(0.0, torch.as_tensor(x), logits) for x in (recipe.top_p, recipe.min_p, recipe.temperature)]
     top_p, min_p, temperature = (number.to(logits.device) for number in numbers)
-    weights = row_weights(logits, logits.amax(-1, keepdim=True), temperature)
-    kept = filter_tokens(logits, weights, recipe.top_k, top_p, min_p)
+    largest = logits.amax(-1, keepdim=True)
+    weights = row_weights(logits, largest, temperature)
+    filtering = row_weights(logits, largest, torch.ones_like(temperature)) if recipe.temperature_last else weights
+    kept = filter_tokens(logits, filtering, recipe.top_k, top_p, min_p)
     mass = torch.where(kept, weights, 0).double()
     return (mass / mass.sum(-1, keepdim=True)).float()

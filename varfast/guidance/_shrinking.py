@@ -19,6 +19,7 @@ def narrowed(logits: Tensor, recipe: Recipe) -> Tensor:
     """Float32 logits (B, L, V) with -inf in place of what the recipe's filters remove."""
     numbers = [column(0.0, torch.as_tensor(x), logits) for x in (recipe.top_p, recipe.min_p, recipe.temperature)]
     top_p, min_p, temperature = (number.to(logits.device) for number in numbers)
+    temperature = torch.ones_like(temperature) if recipe.temperature_last else temperature
     weights = row_weights(logits, logits.amax(-1, keepdim=True), temperature)
     kept = filter_tokens(logits, weights, recipe.top_k, top_p, min_p)
     return torch.where(kept | logits.isnan(), logits, -math.inf)  # a row that is not valid stays so
@@ -39,6 +40,7 @@ def draw_shrinking(logits: Tensor, step: Step, recipe: Recipe) -> Tensor:
             stream=step.index,
             purpose=FIRST_PURPOSE + n,
             temperature=recipe.temperature,
+            temperature_last=recipe.temperature_last,
             top_k=recipe.top_k,
             top_p=recipe.top_p,
             min_p=recipe.min_p,
