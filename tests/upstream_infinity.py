@@ -1,4 +1,4 @@
-"""Run in a process of its own by `test_hosts`: the real Infinity with random weights, wrapped and patched.
+"""Run in a process of its own by `test_upstream`: the real Infinity with random weights, wrapped and patched.
 
 What it imports beyond torch is replaced: flash attention by a softmax in float32, the rest by nothing.
 """
@@ -11,6 +11,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import torch
+from signatures import check_signature
 from torch import Tensor
 
 import varfast
@@ -102,6 +103,7 @@ def main() -> None:
                 wrong = ((patched[2].int() - own[2].int()).abs() > 1).float().mean()
                 assert wrong == 0, (patchify, layers, cfgs, path, wrong)
         varfast.patch(model, [varfast.SSG(), varfast.DiverseVAR(), varfast.VARScaling(candidates=8, rule="infinity")])
+        check_signature(model, "autoregressive_infer_cfg")
         call |= dict(top_k=900, top_p=0.97, cfg_list=[3.0] * 3, cfg_insertion_layer=[0])
         first, again = (model.autoregressive_infer_cfg(**call)[2] for _ in range(2))
         assert torch.equal(first, again) and first.float().std() > 0

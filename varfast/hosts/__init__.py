@@ -24,7 +24,7 @@ from varfast.protocol import Model
 
 __all__ = ["HOSTS", "CoDe", "patch", "unpatch", "wrap"]
 
-HOSTS = ("var", "flexvar", "infinity")
+HOSTS = ("var", "flexvar", "infinity", "hart", "hmar")
 PROTOCOL = ("grids", "vocab_size", "num_classes", "codebook", "begin", "features", "head", "advance", "decode")
 Object = TypeVar("Object")
 

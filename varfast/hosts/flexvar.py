@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from varfast.guidance import CFG
-from varfast.hosts.var import State, WrappedVAR, labels_and_seeds
+from varfast.hosts.var import State, WrappedVAR, image_seeds, labels_of
 from varfast.protocol import Grid, Model
 from varfast.sampler import Sampler
 
@@ -128,7 +128,7 @@ def inference(model: Any, guidance: tuple[object, ...], sampling: dict[str, Any]
     """What `varfast.patch` puts in the place of `FlexVAR.autoregressive_infer_cfg`.
 
     Its arguments and its result, the decoder's own (B, 3, H, W) of about [-1, 1], are upstream's; how `g_seed` becomes
-    one seed per image is told at `varfast.hosts.var.labels_and_seeds`.
+    one seed per image is told at `varfast.hosts.var.image_seeds`.
     """
 
     def autoregressive_infer_cfg(
@@ -148,7 +148,7 @@ def inference(model: Any, guidance: tuple[object, ...], sampling: dict[str, Any]
     ) -> Tensor:
         if more_smooth:
             raise ValueError("more_smooth: FlexVAR has no smooth mode")
-        labels, seeds = labels_and_seeds(self, B, label_B, g_seed)
+        seeds, labels = image_seeds(B, g_seed), labels_of(self, B, label_B, g_seed)
         nums = tuple(infer_patch_nums)
         sampler = Sampler(
             wrap(self, vqvae=vqvae, patch_nums=nums, invalid_ids=invalid_ids, raw=True),

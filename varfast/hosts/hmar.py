@@ -1,23 +1,34 @@
-"""HMAR (arXiv 2506.04421): the arithmetic of its masked sub-steps, as functions of tensors.
+"""HMAR (arXiv 2506.04421): the objects of its released code, class-conditional.
 
-A scale is drawn as in VAR, then its least certain tokens are drawn again in sub-steps by a second head. Written from
-the published method and recorded numbers alone.
+::
+
+    varfast.patch(hmar, guidance=[varfast.SSG(beta=0.5)])
+    images = hmar.generate(B=2, label_B=labels, g_seed=0, cfg=1.7, top_k=1000, top_p=0.99, mask_schedule=schedule)
+
+A scale is drawn as in VAR, but looks at earlier ones only through their sum; then its least certain tokens are drawn
+again in sub-steps by a second stack of blocks and a second head. Written from the published method, the names of the
+object's attributes and recorded numbers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-MASK_CFG = 1e-6  # upstream's factor of cfg in a masked sub-step: next to no guidance
+from varfast.hosts.var import State, WrappedVAR, image_seeds, labels_of
+from varfast.protocol import BlockHook, Model
+from varfast.sampler import Sampler
 
-
-def mask_strength(cfg: float) -> float:
-    """t of ``(1 + t) cond - t uncond`` in a masked sub-step."""
-    return cfg * MASK_CFG
+METHOD = "generate"
+ATTRIBUTES = (
+    "vae_proxy", "vae_quant_proxy", "patch_nums", "num_classes", "class_emb", "word_embed", "word_embed_bias",
+    "mask_embed", "lvl_embed", "lvl_1L", "pos_1LC", "pos_start", "shared_ada_lin", "base_blocks", "ns_blocks",
+    "mask_blocks", "ns_head_nm", "ns_head", "mask_head_nm", "mask_head",
+)  # fmt: skip
 
 
 def masked_counts(steps: Sequence[int]) -> tuple[int, ...]:
@@ -57,3 +68,115 @@ def masked_input(embedded_sum: Tensor, embedded: Tensor, mask_embed: Tensor, pos
 def resized(latent: Tensor, length_hw: tuple[int, int]) -> Tensor:
     """A latent map (B, Cvae, H, W) on a scale's grid, token-major (B, h*w, Cvae)."""
     return F.interpolate(latent, size=length_hw, mode="area").flatten(2).transpose(1, 2)
+
+
+class WrappedHMAR(WrappedVAR):
+    """An upstream `HMAR` object as a `varfast.protocol.Model`; made by `varfast.wrap`."""
+
+    HEAD = "ns_head"
+
+    def __init__(self, model: Any, mask_schedule: Sequence[Sequence[int]] | None) -> None:
+        if not isinstance(model.mask_head, nn.Linear):
+            raise ValueError(f"model.mask_head must be a Linear, got {type(model.mask_head)}")
+        super().__init__(model)
+        steps = [[h * w] for h, w in self.grids] if mask_schedule is None else [list(row) for row in mask_schedule]
+        if len(steps) != len(self.grids) or any(sum(s) > h * w for s, (h, w) in zip(steps, self.grids, strict=True)):
+            raise ValueError(f"mask_schedule must hold tokens per step for {len(self.grids)} scales, got {steps}")
+        self.counts = [masked_counts(row) for row in steps]
+
+    @property
+    def blocks(self) -> Sequence[Any]:
+        """The blocks of a scale's first draw."""
+        return [*self.model.base_blocks, *self.model.ns_blocks]
+
+    def positions(self) -> Tensor:
+        """What is added to every token's embedding, (1, sum of L, C); the first scale has no word to embed."""
+        positions, first = super().positions(), self.grids[0][0] * self.grids[0][1]
+        return torch.cat([positions[:, :first], positions[:, first:] + self.model.word_embed_bias], dim=1)
+
+    @torch.no_grad()
+    def features(
+        self, state: State, k: int, on_input: BlockHook | None = None, on_output: BlockHook | None = None
+    ) -> Tensor:
+        """What enters the linear head of the first draw at scale `k`: (rows, L, C) float32."""
+        x, blocks = state.tokens, self.blocks
+        for i, block in enumerate(blocks):
+            x = x if on_input is None else on_input(x, i, len(blocks))
+            x = block(x=x, cond_BD=state.modulation, attn_bias=None)
+            x = x if on_output is None else on_output(x, i, len(blocks))
+        return self.model.ns_head_nm(x.float(), state.cond).float()
+
+    @torch.no_grad()
+    def redraw(
+        self, state: State, k: int, ids: Tensor, logprobs: Tensor, draw: Callable[[Tensor, int], tuple[Tensor, Tensor]]
+    ) -> Tensor:
+        """Scale `k`'s ids (B, L) with the least certain ones drawn again, by the conditional rows alone.
+
+        Upstream guides these sub-steps too, with t = cfg * 1e-6: a change of a logit that float32 hardly holds.
+        """
+        model, (h, w), batch = self.model, self.grids[k], len(ids)
+        done = sum(rows * columns for rows, columns in self.grids[:k])
+        rest = super().positions()[:, done : done + h * w] + model.word_embed_bias
+        positions = None
+        for substep, count in enumerate(self.counts[k]):
+            positions = least_certain(logprobs, count, positions)
+            maps = self.vectors(k, ids, None).to(state.f_hat.dtype)
+            pair = model.vae_quant_proxy[0].get_next_mask_input(k, len(self.grids), state.f_hat, maps)
+            summed, own = (model.word_embed(latent.flatten(2).transpose(1, 2)) for latent in pair)
+            x = masked_input(summed, own, model.mask_embed.weight, positions, rest)
+            for block in [*model.base_blocks, *model.mask_blocks]:
+                x = block(x=x, cond_BD=state.modulation[:batch], attn_bias=None)
+            drawn, logprobs = draw(model.mask_head(model.mask_head_nm(x.float(), state.cond[:batch]).float()), substep)
+            ids, logprobs = redraw(ids, drawn, positions), logprobs.gather(1, positions)
+        return ids
+
+    @torch.no_grad()
+    def advance(self, state: State, k: int, *, ids: Tensor | None = None, embeddings: Tensor | None = None) -> None:
+        """Takes scale `k`'s ids (B, L). Raises ValueError for embeddings: this host has no smooth mode."""
+        if ids is None:
+            raise ValueError("advance: HMAR has no smooth mode")
+        super().advance(state, k, ids=ids)
+
+
+def wrap(model: Any, *, mask_schedule: Sequence[Sequence[int]] | None = None) -> Model:
+    """An upstream `HMAR` as a `Model`.
+
+    `mask_schedule`: for every scale, how many tokens each step settles, as upstream's configuration says
+    (``[[1], [1, 3], [1, 3, 5], ...]``); None draws every scale once. Guidance objects see the first draw of a scale.
+    Raises ValueError for heads that are not linear, another vocabulary than the tokenizer's, or a wrong schedule.
+    """
+    return WrappedHMAR(model, mask_schedule)
+
+
+def inference(model: Any, guidance: tuple[object, ...], sampling: dict[str, Any]) -> Callable[..., Tensor]:
+    """What `varfast.patch` puts in the place of `HMAR.generate`.
+
+    Its arguments and its result, (B, 3, H, W) in [0, 1], are upstream's, and `more_smooth` is ignored as there; how
+    `g_seed` becomes one seed per image is told at `varfast.hosts.var.image_seeds`.
+    """
+    Sampler(wrap(model), guidance, **sampling)  # a wrong argument is an error here, not at the first image
+
+    def generate(
+        self: Any,
+        B: int,
+        label_B: int | Tensor | None,
+        g_seed: int | None = None,
+        cfg: float = 1.5,
+        top_k: int = 1100,
+        top_p: float = 0.999,
+        more_smooth: bool = False,
+        num_samples: int = 1,
+        mask: bool = True,
+        mask_schedule: Sequence[Sequence[int]] | None = None,
+        kv_cache: bool = False,
+    ) -> Tensor:
+        if num_samples != 1 or kv_cache:
+            raise ValueError(f"num_samples must be 1 and kv_cache off, got {num_samples} and {kv_cache}")
+        if mask and mask_schedule is None:
+            raise ValueError("mask_schedule: got None, needs tokens per step for every scale (or mask=False)")
+        seeds, labels = image_seeds(B, g_seed), labels_of(self, B, label_B, g_seed)
+        wrapped = wrap(self, mask_schedule=mask_schedule if mask else None)
+        sampler = Sampler(wrapped, guidance, cfg=cfg, top_k=top_k, top_p=top_p, **sampling)
+        return sampler(labels=labels, seeds=seeds).clone()
+
+    return generate

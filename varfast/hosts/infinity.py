@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from varfast.guidance import CFG
-from varfast.hosts.var import Cache, labels_and_seeds
+from varfast.hosts.var import Cache, image_seeds
 from varfast.protocol import BlockHook, Grid, Model
 from varfast.sampler import Sampler
 
@@ -241,7 +241,7 @@ def inference(model: Any, guidance: tuple[object, ...], sampling: dict[str, Any]
     """What `varfast.patch` puts in the place of `Infinity.autoregressive_infer_cfg`.
 
     Its arguments and its result are upstream's, `([], [], images)` with images uint8 (B, H, W, 3), blue first; how
-    `g_seed` becomes one seed per image is told at `varfast.hosts.var.labels_and_seeds`. `tau_list` is the temperature.
+    `g_seed` becomes one seed per image is told at `varfast.hosts.var.image_seeds`. `tau_list` is the temperature.
     """
 
     def autoregressive_infer_cfg(
@@ -293,7 +293,7 @@ def inference(model: Any, guidance: tuple[object, ...], sampling: dict[str, Any]
             top_p=top_p or self.top_p,
             **({"temperature": list(tau_list[:count])} | sampling),
         )
-        images = sampler(labels=list(range(B)), seeds=labels_and_seeds(self, B, 0, g_seed)[1])
+        images = sampler(labels=list(range(B)), seeds=image_seeds(B, g_seed))
         return [], [], picture(images.clone()) if ret_img else []
 
     return autoregressive_infer_cfg

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from varfast.models.linear import apply
 from varfast.protocol import BlockHook, Grid, Model
 from varfast.sampler import Sampler
 
@@ -47,8 +48,9 @@ def run_blocks(
     state: State,
     on_input: BlockHook | None = None,
     on_output: BlockHook | None = None,
+    **arguments: Any,
 ) -> Tensor:
-    """Runs one scale through upstream blocks: (rows, L, C) before the norm of the head.
+    """Runs one scale through upstream blocks: (rows, L, C) before the norm of the head. `arguments` go to the blocks.
 
     The keys and values live in `state`: a block gets its own before it runs and is cleared after, so that the user's
     object is left as it was also by an exception, and that a scale can be run again.
@@ -60,7 +62,7 @@ def run_blocks(
         block.attn.kv_caching(True)
         block.attn.cached_k, block.attn.cached_v = state.cache[i]
         try:
-            x = block(x=x, cond_BD=state.modulation, attn_bias=None)
+            x = block(x=x, cond_BD=state.modulation, attn_bias=None, **arguments)
             state.fresh[i] = (block.attn.cached_k, block.attn.cached_v)
         finally:
             block.attn.kv_caching(False)
@@ -72,21 +74,30 @@ def run_blocks(
 class WrappedVAR:
     """An upstream `VAR` object as a `varfast.protocol.Model`; made by `varfast.wrap`."""
 
+    HEAD = "head"
+
     def __init__(self, model: Any, patch_nums: Sequence[int] | None = None) -> None:
-        if not isinstance(model.head, nn.Linear):
-            raise ValueError(f"model.head must be a Linear, which guidance commutes with, got {type(model.head)}")
+        self.linear = getattr(model, self.HEAD)
+        if not isinstance(self.linear, nn.Linear):
+            kind = type(self.linear)
+            raise ValueError(f"model.{self.HEAD} must be a Linear, which guidance commutes with, got {kind}")
         if getattr(model, "using_fused_add_norm_fn", False):
             raise ValueError("model: blocks with a fused add and norm are not supported; build it without")
         self.model = model
         self.grids: tuple[Grid, ...] = tuple((int(n), int(n)) for n in patch_nums or model.patch_nums)
-        got, needs = model.head.out_features, len(self.codebook)
+        got, needs = self.linear.out_features, len(self.codebook)
         if got != needs:
-            raise ValueError(f"model.head has a vocabulary of {got}, the tokenizer's codebook has {needs}")
+            raise ValueError(f"model.{self.HEAD} has a vocabulary of {got}, the tokenizer's codebook has {needs}")
+
+    @property
+    def blocks(self) -> Sequence[Any]:
+        """The transformer's blocks."""
+        return self.model.blocks
 
     @property
     def vocab_size(self) -> int:
         """V."""
-        return self.model.head.out_features
+        return self.linear.out_features
 
     @property
     def num_classes(self) -> int:
@@ -117,7 +128,7 @@ class WrappedVAR:
             labels = torch.cat([labels, torch.full_like(labels, self.num_classes)])
         cond, positions = self.model.class_emb(labels), self.positions()
         first = self.grids[0][0] * self.grids[0][1]
-        nothing: list[Cache] = [(None, None)] * len(self.model.blocks)
+        nothing: list[Cache] = [(None, None)] * len(self.blocks)
         return State(
             cond=cond,
             modulation=self.model.shared_ada_lin(cond),
@@ -134,13 +145,13 @@ class WrappedVAR:
         self, state: State, k: int, on_input: BlockHook | None = None, on_output: BlockHook | None = None
     ) -> Tensor:
         """What enters the linear head at scale `k`: (rows, L, C) float32. May be called again before `advance`."""
-        x = run_blocks(self.model.blocks, state, on_input, on_output)
+        x = run_blocks(self.blocks, state, on_input, on_output)
         return self.model.head_nm(x.float(), state.cond).float()
 
     @torch.no_grad()
     def head(self, x: Tensor) -> Tensor:
         """(rows, L, C) to logits (rows, L, V) float32."""
-        return self.model.head(x).float()
+        return apply(self.linear, x).float()
 
     def vectors(self, k: int, ids: Tensor | None, embeddings: Tensor | None) -> Tensor:
         """The scale's map (B, Cvae, h, w) of ids (B, L) or embeddings (B, L, Cvae)."""
@@ -188,32 +199,33 @@ def wrap(model: Any) -> Model:
     return WrappedVAR(model)
 
 
-def labels_and_seeds(model: Any, batch: int, label: int | Tensor | None, g_seed: int | None) -> tuple[Tensor, Tensor]:
-    """(B,) labels as upstream reads its arguments, and (B,) seeds.
+def image_seeds(batch: int, g_seed: int | None) -> Tensor:
+    """(B,) seeds from the one that upstream takes.
 
     The seed of image i is the i-th number in [0, 2^62) of a CPU `torch.Generator` seeded with `g_seed` (without one,
-    of torch's global generator): it does not depend on B. A negative label means none; where `label` is None, the
-    labels are those that upstream would draw with this `g_seed`.
+    of torch's global generator): it does not depend on B.
     """
-    generator = None if g_seed is None else torch.Generator().manual_seed(g_seed)
-    seeds = torch.randint(2**62, (batch,), generator=generator)
-    device = model.pos_start.device
+    return torch.randint(2**62, (batch,), generator=None if g_seed is None else torch.Generator().manual_seed(g_seed))
+
+
+def labels_of(model: Any, batch: int, label: int | Tensor | None, g_seed: int | None) -> Tensor:
+    """(B,) labels as upstream reads its argument: a negative one means none, None those that it would draw."""
     if label is None:
         host = None if g_seed is None else model.rng.manual_seed(g_seed)
-        return torch.multinomial(model.uniform_prob, batch, replacement=True, generator=host).reshape(batch), seeds
+        return torch.multinomial(model.uniform_prob, batch, replacement=True, generator=host).reshape(batch)
     if isinstance(label, int):
-        return torch.full((batch,), model.num_classes if label < 0 else label, device=device), seeds
+        return torch.full((batch,), model.num_classes if label < 0 else label, device=model.pos_start.device)
     if not isinstance(label, Tensor) or label.shape != (batch,):
         got = tuple(label.shape) if isinstance(label, Tensor) else repr(label)
         raise ValueError(f"label_B must be None, an int or a tensor of shape ({batch},), got {got}")
-    return label, seeds
+    return label
 
 
 def inference(model: Any, guidance: tuple[object, ...], sampling: dict[str, Any]) -> Callable[..., Tensor]:
     """What `varfast.patch` puts in the place of `VAR.autoregressive_infer_cfg`.
 
     Its arguments and its result, (B, 3, H, W) in [0, 1], are upstream's; how `g_seed` becomes one seed per image is
-    told at `labels_and_seeds`. `more_smooth` is the sampler's smooth mode.
+    told at `image_seeds`. `more_smooth` is the sampler's smooth mode.
     """
     Sampler(wrap(model), guidance, **sampling)  # a wrong argument is an error here, not at the first image
 
@@ -227,7 +239,7 @@ def inference(model: Any, guidance: tuple[object, ...], sampling: dict[str, Any]
         top_p: float = 0.0,
         more_smooth: bool = False,
     ) -> Tensor:
-        labels, seeds = labels_and_seeds(self, B, label_B, g_seed)
+        seeds, labels = image_seeds(B, g_seed), labels_of(self, B, label_B, g_seed)
         sampler = Sampler(wrap(self), guidance, cfg=cfg, top_k=top_k, top_p=top_p, smooth=more_smooth, **sampling)
         # The copy is made outside of inference mode: an ordinary tensor, like upstream's.
         return sampler(labels=labels, seeds=seeds).clone()

@@ -1,0 +1,295 @@
+"""FlexVAR, HART, HMAR and Infinity: objects with their attributes through the sampler, without upstream code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from lookalike_infinity import SCHEDULE, UpstreamInfinity
+from lookalikes import UpstreamFlexVAR, UpstreamHART, UpstreamHMAR
+from signatures import check_signature
+from tiny import tiny_var
+from torch import Tensor, nn
+
+import varfast
+from varfast import SSG, DiverseVAR, Sampler, VARScaling
+from varfast.hosts import hart
+
+LABELS = torch.tensor([3, 7, 0])
+NUMS = (1, 2, 3, 4, 8)
+STEPS = ((1,), (1, 3), (2, 3, 4), (6, 10), (20, 20, 24))
+Case = tuple[Any, str, dict[str, Any]]
+
+
+def flexvar() -> Case:
+    model = UpstreamFlexVAR(tiny_var())
+    return model, "autoregressive_infer_cfg", dict(vqvae=model.vqvae, B=3, label_B=LABELS, infer_patch_nums=NUMS)
+
+
+def prompts() -> dict[str, Tensor]:
+    mask = torch.ones(3, 3, dtype=torch.int64)
+    mask[1, 2:] = 0
+    return dict(label_B=torch.randn(3, 3, 6), context_position_ids=mask.cumsum(1) - 1, context_mask=mask)
+
+
+def hart_like() -> Case:
+    return UpstreamHART(tiny_var()), "autoregressive_infer_cfg", dict(B=3, **prompts())
+
+
+def hmar() -> Case:
+    return UpstreamHMAR(tiny_var(), tiny_var(seed=1)), "generate", dict(B=3, label_B=LABELS, mask_schedule=STEPS)
+
+
+def text(*lengths: int) -> tuple[Tensor, list[int], Tensor, int]:
+    ends = torch.tensor([0, *lengths]).cumsum(0).to(torch.int32)
+    return torch.randn(sum(lengths), 6), list(lengths), ends, max(lengths)
+
+
+def infinity(patchify: int = 0) -> Case:
+    model = UpstreamInfinity(patchify)
+    call = dict(vae=model.vae, scale_schedule=SCHEDULE, label_B_or_BLT=text(5, 3, 4), B=3, cfg_list=[3.0] * 3)
+    call |= dict(tau_list=[1.0] * 3, cfg_insertion_layer=[0], vae_type=8, ret_img=True)
+    return model, "autoregressive_infer_cfg", call
+
+
+HOSTS: dict[str, Callable[[], Case]] = {"flexvar": flexvar, "hart": hart_like, "hmar": hmar, "infinity": infinity}
+VARIANTS: dict[str, tuple[dict[str, Any], ...]] = {
+    "flexvar": (
+        dict(cfg=2.0),
+        dict(cfg=0.0),
+        dict(cfg=3.0, used_llamagen_cfg=True),
+        dict(max_pn=3, invalid_ids=[0, 5]),
+        dict(infer_patch_nums=[1, 3, 5, 7]),
+    ),
+    "hart": (dict(cfg=4.5), dict(cfg=0.0), dict(cfg=2.0, final_stage=1)),
+    "hmar": (dict(cfg=1.7), dict(cfg=0.0, mask=False, mask_schedule=None)),
+    "infinity": (
+        dict(),
+        dict(cfg_list=[1.0] * 3),
+        dict(cfg_insertion_layer=[-2]),
+        dict(negative_label_B_or_BLT=text(2, 6, 1), cfg_list=[1.0, 4.0, 2.0]),
+    ),
+}
+
+
+@pytest.fixture(autouse=True)
+def same_numbers() -> None:
+    torch.manual_seed(0)
+
+
+def image_of(result: Any) -> Tensor:
+    return result if isinstance(result, Tensor) else result[2].float() / 255
+
+
+@pytest.mark.parametrize("path", ["features", "logits"])
+@pytest.mark.parametrize("host", HOSTS)
+def test_a_patched_method_gives_the_hosts_own_greedy_images(host: str, path: str) -> None:
+    model, method, call = HOSTS[host]()
+    for variant in VARIANTS[host]:
+        own = getattr(model, method)(**call | variant)
+        varfast.patch(model, temperature=0.0, path=path)
+        patched = getattr(model, method)(**call | variant)
+        varfast.unpatch(model)
+        assert type(patched) is type(own) and image_of(patched).dtype == image_of(own).dtype
+        torch.testing.assert_close(
+            image_of(patched), image_of(own), rtol=1e-4, atol=4e-3 if host == "infinity" else 1e-4
+        )
+        assert image_of(own).std() > 0 and method not in vars(model)
+
+
+def test_infinity_with_patchify() -> None:
+    model, method, call = infinity(patchify=1)
+    own = getattr(model, method)(**call)
+    varfast.patch(model, temperature=0.0)
+    assert (getattr(model, method)(**call)[2].int() - own[2].int()).abs().max() <= 1
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_a_patched_method_keeps_its_signature_and_takes_every_method(host: str) -> None:
+    model, method, call = HOSTS[host]()
+    rule = "infinity" if host == "infinity" else "var"
+    varfast.patch(model, [SSG(), DiverseVAR(), VARScaling(candidates=8, rule=rule)], min_p=0.01)
+    check_signature(model, method)
+    images = [image_of(getattr(model, method)(**call, g_seed=seed)) for seed in (1, 1, 2)]
+    assert torch.equal(images[0], images[1]) and not torch.equal(images[0], images[2])
+    assert not images[0].is_inference()
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_other_objects_and_other_arguments_are_refused(host: str) -> None:
+    model, _, _ = HOSTS[host]()
+    with pytest.raises(TypeError, match=f"{host} needs "):
+        varfast.wrap(nn.Linear(1, 1))
+    with pytest.raises(TypeError, match="missing" if host != "hmar" else "unexpected"):
+        varfast.wrap(model, **({} if host != "hmar" else {"text": 1}))
+
+
+def wrap_hart(model: Any, **changes: Any) -> Any:
+    given = prompts() | changes
+    return varfast.wrap(model, text=(given["label_B"], given["context_position_ids"], given["context_mask"]))
+
+
+def test_hart_smooth_mode_has_upstreams_ratios_and_both_halves_for_its_diffusion() -> None:
+    model, method, call = hart_like()
+    assert hart.Ratios().on_logits(_step(4, 5), varfast.protocol.Recipe()).ratio == 3 / 4
+    varfast.patch(model)
+    for cfg in (0.0, 4.5):
+        images = [getattr(model, method)(**call, cfg=cfg, g_seed=seed, more_smooth=True) for seed in (1, 1, 2)]
+        assert torch.equal(images[0], images[1]) and not torch.equal(images[0], images[2])
+
+
+def _step(index: int, count: int) -> Any:
+    nothing = torch.zeros(0)
+    return varfast.protocol.Step(index, count, (1, 1), None, nothing, nothing)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"label_B": torch.zeros(3, 4, 6)}, r"its position ids: got \(3, 3\), needs shape"),
+        ({"context_mask": None}, "its mask: got None"),
+        ({"label_B": torch.zeros(3, 6)}, r"text: got \(3, 6\), needs features"),
+        (
+            {
+                "label_B": torch.zeros(1, 4, 6),
+                "context_position_ids": torch.zeros(1, 4),
+                "context_mask": torch.zeros(1, 4),
+            },
+            "text: got 4 tokens a prompt, the model needs 3",
+        ),
+    ],
+)
+def test_hart_refuses_text_that_does_not_fit(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        wrap_hart(hart_like()[0], **changes)
+
+
+def test_hart_refuses_what_upstream_cannot_do() -> None:
+    model, method, call = hart_like()
+    with pytest.raises(ValueError, match="needs indices of 3 prompts"):
+        Sampler(wrap_hart(model))(labels=[3], seeds=[0])
+    model.attn_type = "gpt2"
+    with pytest.raises(ValueError, match="attn_type must be llama, got gpt2"):
+        wrap_hart(model)
+    varfast.patch(model)
+    with pytest.raises(ValueError, match="num_maskgit_iters must be 1"):
+        getattr(model, method)(**call, num_maskgit_iters=2)
+    with pytest.raises(ValueError, match="context_mask of B=3 prompts"):
+        getattr(model, method)(**call | {"context_mask": None})
+
+
+def test_hmar_refuses_what_does_not_fit() -> None:
+    model, method, call = hmar()
+    for schedule in (STEPS[1:], ((1,), (1, 4), (1,), (1,), (1,))):
+        with pytest.raises(ValueError, match="mask_schedule must hold tokens per step for 5 scales"):
+            varfast.wrap(model, mask_schedule=schedule)
+    with pytest.raises(ValueError, match="nucleus='shrinking' does not go"):
+        shrinking = VARScaling(nucleus="shrinking", candidates=4)
+        Sampler(varfast.wrap(model, mask_schedule=STEPS), [shrinking], top_k=5)(labels=[1], seeds=[1])
+    with pytest.raises(ValueError, match="no smooth mode"):
+        Sampler(varfast.wrap(model), smooth=True)(labels=[1], seeds=[1])
+    varfast.patch(model)
+    for changes, words in (
+        ({"mask_schedule": None}, "mask_schedule: got None"),
+        ({"num_samples": 2}, "num_samples must be 1"),
+        ({"kv_cache": True}, "kv_cache off"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            getattr(model, method)(**call | changes)
+    for name in ("ns_head", "mask_head"):
+        setattr(model, name, nn.Identity())
+        with pytest.raises(ValueError, match=f"model.{name} must be a Linear"):
+            varfast.wrap(model)
+
+
+def test_flexvar_refuses_what_does_not_fit() -> None:
+    model, method, call = flexvar()
+    for changes, error, words in (
+        ({"infer_patch_nums": [2, 4]}, ValueError, "patch_nums must begin with 1"),
+        ({"vqvae": 3}, TypeError, "without quantize"),
+        ({"more_smooth": True}, ValueError, "no smooth mode"),
+    ):
+        varfast.patch(model)
+        with pytest.raises(error, match=words):
+            getattr(model, method)(**call | changes)
+    model.head = nn.Linear(16, 9)
+    with pytest.raises(ValueError, match="vocabulary of 9"):
+        varfast.wrap(model, vqvae=model.vqvae, patch_nums=NUMS)
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value", "words"),
+    [
+        ("use_bit_label", 0, "use_bit_label must be on"),
+        ("use_flex_attn", True, "use_flex_attn must be off"),
+        ("head", nn.Identity(), "head_depth must be 1"),
+        ("rope2d_freqs_grid", {}, "scale_schedule must be one of the model's"),
+        ("d_vae", 4, "vae must have codes of 4 bits"),
+    ],
+)
+def test_infinity_refuses_unsupported_variants(attribute: str, value: Any, words: str) -> None:
+    model, method, call = infinity()
+    setattr(model, attribute, value)
+    varfast.patch(model)
+    with pytest.raises(ValueError, match=words):
+        getattr(model, method)(**call)
+
+
+def test_infinity_refuses_blocks_without_fused_norm_and_wrong_calls() -> None:
+    model, method, call = infinity()
+    varfast.patch(model)
+    for changes, words in (
+        ({"vae_type": 0}, "vae_type above 0"),
+        ({"B": 2}, "text of B=2 prompts"),
+        ({"cfg_list": [1.0]}, "cfg_list and tau_list of 3 numbers"),
+        ({"negative_label_B_or_BLT": text(1)}, "as many prompts as text"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            getattr(model, method)(**call | changes)
+    model.unregistered_blocks[0].fused_norm_func = None
+    with pytest.raises(ValueError, match="fused_norm must be on"):
+        getattr(model, method)(**call)
+
+
+def test_tokens_drawn_again_depend_on_their_own_image_alone() -> None:
+    wrapped = varfast.wrap(hmar()[0], mask_schedule=STEPS)
+    sampler = Sampler(wrapped, [SSG()], cfg=1.7, top_k=12, top_p=0.95)
+    images, ids = sampler(labels=LABELS, seeds=[4, 5, 6], return_ids=True)
+    alone, alone_ids = sampler(labels=LABELS[1:2], seeds=[5], return_ids=True)
+    assert all(torch.equal(a[1:2], b) for a, b in zip(ids, alone_ids, strict=True))
+    torch.testing.assert_close(images[1:2], alone)
+    once = Sampler(varfast.wrap(hmar()[0]), [SSG()], cfg=1.7, top_k=12, top_p=0.95)
+    torch.manual_seed(0)
+    first = once(labels=LABELS, seeds=[4, 5, 6], return_ids=True)[1]
+    assert any(not torch.equal(a, b) for a, b in zip(ids, first, strict=True))
+
+
+def test_all_drawn_again_follow_the_second_heads_distribution() -> None:
+    """One scale, all of its tokens drawn a second time: what was drawn first leaves no trace in the frequencies."""
+    model = hmar()[0]
+    wrapped = varfast.wrap(model, mask_schedule=((0, 1), *((n * n,) for n in NUMS[1:])))
+    given = {}
+
+    def redraw(*arguments: Any) -> Tensor:
+        given["ids"] = type(wrapped).redraw(wrapped, *arguments)
+        given.setdefault("first", (given["ids"], arguments[2], arguments[3]))
+        return given["ids"]
+
+    wrapped.redraw = redraw
+    count = 4000
+    Sampler(wrapped, cfg=0.0)(labels=[1] * count, seeds=list(range(count)))
+    again, before, logprobs = given["first"]
+    assert logprobs.shape == (count, 1) and (logprobs < 0).all()
+    frequency = torch.bincount(again[:, 0], minlength=24) / count
+    state = wrapped.begin(torch.tensor([1]), unconditional=False)
+    seen: list[Tensor] = []
+
+    def look(logits: Tensor, substep: int) -> tuple[Tensor, Tensor]:
+        seen.append(logits.softmax(-1))
+        return logits.argmax(-1), logits.amax(-1)
+
+    type(wrapped).redraw(wrapped, state, 0, before[:1], logprobs[:1], look)
+    expected = seen[0][0, 0]
+    assert ((frequency - expected).abs() < 5 * (expected / count).sqrt() + 1e-3).all()
