@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from varfast import models
+from varfast._files import atomic_write
 from varfast.metrics.classifier import Classifier, embed, file_sha256, load_classifier
 from varfast.metrics.data import find_folder, load_split, to_float
 from varfast.models import VQVAE, VARConfig, VQVAEConfig
@@ -26,7 +27,7 @@ from varfast.training import (
     train_tokenizer,
     train_transformer,
 )
-from varfast.training.loop import Run, atomic_write, batch_indices, lr_scale
+from varfast.training.loop import Run, batch_indices, lr_scale
 from varfast.training.tokenizer import Usage
 
 VAE = VQVAEConfig(((1, 1), (2, 2), (8, 8)), 16, 4, channels=1, ch=8, ch_mult=(1, 1, 2), num_res_blocks=1, groups=4)

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "common/dtype.h"
+#include "common/pages.h"
 #include "common/scalar_view.h"
 
 namespace varfast {
@@ -80,7 +81,9 @@ inline Scalars scalars_of(double value, const OptTensor& x, const char* name, in
 }
 
 inline Tensor empty_like_shape(const Tensor& model, std::vector<int64_t> shape, ScalarType dtype) {
-  return torch::stable::new_empty(model, shape, dtype);
+  Tensor out = torch::stable::new_empty(model, shape, dtype);
+  if (out.is_cpu()) ask_huge_pages(out.mutable_data_ptr(), static_cast<std::size_t>(out.numel()) * out.element_size());
+  return out;
 }
 
 }  // namespace varfast

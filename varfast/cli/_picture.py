@@ -14,7 +14,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from varfast.training.loop import atomic_write
+from varfast._files import atomic_write
 
 INK, FAINT, PAPER = (24, 26, 32), (120, 124, 134), (255, 255, 255)
 TILE = 64  # shortest side that a tile is enlarged to

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from varfast._files import writable_folder
 from varfast.cli import _methods, _options, _picture
 from varfast.cli._options import (
     CfgOption,
@@ -18,7 +19,6 @@ from varfast.cli._options import (
     ModelOption,
     VaeOption,
 )
-from varfast.training.loop import writable_folder
 
 DEFAULT = ("plain", "ssg", "var_scaling", "diverse_var", "ssg + var_scaling + diverse_var")
 

@@ -9,11 +9,11 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from varfast._files import writable_folder
 from varfast.cli import _methods, _options
 from varfast.cli._options import BatchOption, CfgOption, DataOption, MethodsOption, ModelOption
 from varfast.metrics.report import Experiment, Report, Setting
 from varfast.models import BUILTIN
-from varfast.training.loop import writable_folder
 
 DEFAULT = ("plain", "ssg", "var_scaling", "diverse_var", "ssg + var_scaling + diverse_var")
 # What would be seen if SSG's effect were not its own: sharper or softer tokens at the last scale, and a prior that

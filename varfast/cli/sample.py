@@ -13,6 +13,7 @@ from PIL import Image
 from rich.console import Console
 from torch import Tensor
 
+from varfast._files import atomic_write, writable_folder
 from varfast.cli import _methods, _options, _picture
 from varfast.cli._options import (
     BatchOption,
@@ -24,7 +25,6 @@ from varfast.cli._options import (
     ModelOption,
     VaeOption,
 )
-from varfast.training.loop import atomic_write, writable_folder
 
 SETTINGS = "settings.json"
 

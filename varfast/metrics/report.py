@@ -16,13 +16,13 @@ from rich.table import Table
 from torch import Tensor
 
 import varfast
+from varfast._files import atomic_write
 from varfast.metrics.classifier import file_sha256
 from varfast.metrics.data import to_float
 from varfast.metrics.judge import METRICS, Judge
 from varfast.metrics.sharing import Sharing
 from varfast.models import VAR
 from varfast.protocol import Model
-from varfast.training.loop import atomic_write
 
 SEED_STRIDE = 1_000_000  # image i of paired seed s has seed s * SEED_STRIDE + i
 

@@ -7,10 +7,10 @@ import os
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from varfast._files import atomic_write, writable_folder
 from varfast.metrics.classifier import Classifier
 from varfast.models.checkpoint import write_metadata
 from varfast.models.var import VAR
-from varfast.training.loop import atomic_write, writable_folder
 
 
 def half(module: nn.Module, prefix: str = "") -> dict[str, Tensor]:

@@ -1,0 +1,32 @@
+"""Files that are whole or absent, and folders that can be written: what every command that leaves results uses."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+
+def writable_folder(path: str | os.PathLike[str]) -> Path:
+    """Make `path` if need be; PermissionError or NotADirectoryError, naming it, if nothing can be written there."""
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise NotADirectoryError(f"out_dir: {folder} is a file, needs a folder") from error
+    except OSError as error:
+        raise PermissionError(f"out_dir: cannot make the folder {folder}: {error}") from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(f"out_dir: no permission to write in {folder}")
+    return folder
+
+
+def atomic_write(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` fill a temporary file beside `path`, then rename it: readers see the old file or the new one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        temporary.chmod(0o644)  # safetensors makes files that only their owner may read
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
