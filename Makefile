@@ -14,7 +14,7 @@ SOURCES := $(shell find csrc setup.py CMakeLists.txt pyproject.toml -type f)
 WHEEL_TESTS := $(addprefix tests/test_,sampler.py guidance.py cli.py metrics.py models.py)
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n 2
 
-.PHONY: demo test check cuda wheel-test bench lint format clean
+.PHONY: demo test check cuda gpu wheel-test bench lint format clean
 
 demo: build/ready
 	@mkdir -p out
@@ -43,6 +43,10 @@ bench: build/ready
 # Compiles the CUDA library where nvcc is, with or without a GPU.
 cuda: build/ready
 	PATH="$$(realpath -s $(ENV))/bin:$$PATH" PYTHON=python .ci/cuda
+
+# On a machine with a GPU: build, tests, compute-sanitizer, bars. Needs no network, and whatever python3 has torch.
+gpu:
+	PYTHON="$${PYTHON:-$(if $(wildcard $(PY)),$(PY),python3)}" .ci/gpu
 
 lint: build/ready
 	$(PY) -m ruff check .

@@ -17,7 +17,7 @@ COUNTS = (50, 1000)
 
 def official_scores(x: Tensor) -> Tensor:
     """What the released code computes, position by position: (B, L, N, C) -> (B, N)."""
-    total = torch.zeros(x.shape[0], x.shape[2])
+    total = torch.zeros(x.shape[0], x.shape[2], device=x.device)
     for i in range(x.shape[1]):
         here = x[:, i]
         count, channels = here.shape[1:]

@@ -1,0 +1,24 @@
+"""A small call of every op, for tools that slow programs down: `python tests/small_set.py [device]`."""
+
+import sys
+
+import torch
+from device_cases import CASES, expected, hold, move
+
+DONE = "small set: done"
+NAMES = (
+    "sample-adversarial", "dse_prior-2", "guide-cfg", "guide-4", "guided_sample-0", "guided_sample-1", "smooth_embed-1",
+    "gaussian_kde-floats-32", "gaussian_kde-bits-45-log", "gaussian_kde-ids-8", "sigma-floats-32", "select-var-50",
+    "select-infinity-3000", "spectral-4x64", "spectral-70x33",
+)  # fmt: skip
+
+
+def run(device: str) -> None:
+    for name in NAMES:
+        case = CASES[name]
+        hold(case, getattr(torch.ops.varfast, case.op)(*move(case.make(0), device)), expected(case))
+    print(DONE, flush=True)
+
+
+if __name__ == "__main__":
+    run(sys.argv[1] if len(sys.argv) > 1 else "cuda")
