@@ -17,6 +17,7 @@ import typer
 
 from varfast import DiverseVAR, Sampler, VARScaling
 from varfast.cli import _options
+from varfast.metrics.judge import Judge
 from varfast.metrics.report import Experiment, Report, Setting
 from varfast.models import BUILTIN, load
 
@@ -42,7 +43,7 @@ def measure(
     """Draws and judges what is not yet in the folder."""
     work.mkdir(parents=True, exist_ok=True)
     model = load()
-    experiment = Experiment(model, BUILTIN, work, images=images, batch=50)
+    experiment = Experiment(model, BUILTIN, work, images=images, batch=50, judge=Judge())
     rows = [
         Setting(name, f"cfg=1; {guidance!r}", partial(Sampler, guidance=guidance, cfg=1.0))
         for name, guidance in settings.items()

@@ -18,8 +18,8 @@ from PIL import Image
 from tiny import tiny_var
 
 from varfast import Sampler, cli
-from varfast.cli import _picture
-from varfast.metrics import classifier
+from varfast.cli import _picture, evaluate
+from varfast.metrics import classifier, inception
 from varfast.training import export_builtin, export_classifier
 
 Run = Callable[..., tuple[int, str]]
@@ -152,6 +152,36 @@ def test_eval_measures_caches_and_resumes(
 def test_eval_without_data_says_how_to_get_it(run: Run, tmp_path: Path) -> None:
     code, text = run("eval", "-o", "ev", "--data", tmp_path, "-n", 20)
     assert code == 1 and "dataset-fashion-mnist" in text
+
+
+def test_eval_of_other_models_needs_a_reference_and_inception(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "rgb"
+    folder.mkdir()
+    export_builtin(tiny_var(channels=3), folder)
+    for i in range(12):
+        random = np.random.default_rng(i).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+        Image.fromarray(random).save(folder / f"{i}.png")
+    words = ("eval", "-o", "ev", "--model", folder / "builtin.safetensors", "-n", 20, "--seeds", 1, "--batch", 8)
+    code, text = run(*words, model=False)
+    assert code == 2 and "--reference" in text
+    code, text = run("eval", "-o", "ev", "--reference", folder)
+    assert code == 2 and "--reference" in text
+    code, text = run(*words, "--reference", folder, "--inception", tmp_path / "none.pth", model=False)
+    assert code == 1 and "no Inception weights" in text and "--inception" in text
+    sizes = {"POOL": 8, "SPATIAL": 4, "CLASSES": 6}
+    for name, size in sizes.items():
+        monkeypatch.setattr(inception, name, size)
+    monkeypatch.setattr(
+        evaluate, "load_network", lambda *_: lambda images: images.float()[:, :, ::8, 0].flatten(1).repeat(1, 2)[:, :18]
+    )
+    words = (*words, "--reference", folder, "--no-controls", "-m", "plain", "-m", "ssg + sampling(top_k=9)")
+    code, text = run(*words, model=False)
+    assert code == 0 and "20 images per seed against 12 images of rgb" in text, text
+    results = json.loads((tmp_path / "ev" / "results.json").read_text())
+    assert [row["title"] for row in results["rows"]] == ["plain", "SSG + sampling"]
+    assert set(results["rows"][0]["metrics"]) == {"fid", "sfid", "is", "precision", "recall"}
 
 
 def test_train_runs_a_stage_and_resumes(run: Run, data: Path, tmp_path: Path) -> None:

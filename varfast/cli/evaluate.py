@@ -1,4 +1,4 @@
-"""`varfast eval`: what each method does to quality and diversity on the built-in model, with spread and controls."""
+"""`varfast eval`: what each method does to quality and diversity, with spread and controls."""
 
 from __future__ import annotations
 
@@ -11,7 +11,19 @@ from rich.console import Console
 
 from varfast._files import writable_folder
 from varfast.cli import _methods, _options
-from varfast.cli._options import BatchOption, CfgOption, DataOption, MethodsOption, ModelOption
+from varfast.cli._options import (
+    BatchOption,
+    CfgOption,
+    DataOption,
+    DeviceOption,
+    DtypeOption,
+    MethodsOption,
+    ModelOption,
+    VaeOption,
+)
+from varfast.metrics.classifier import file_sha256
+from varfast.metrics.inception import InceptionJudge, load_network
+from varfast.metrics.judge import Judge
 from varfast.metrics.report import Experiment, Report, Setting
 from varfast.models import BUILTIN
 
@@ -32,27 +44,47 @@ def evaluate(
     batch: BatchOption = 50,
     data: DataOption = None,
     model: ModelOption = "builtin",
+    vae: VaeOption = None,
+    reference: Annotated[
+        Path | None, typer.Option(help="Of other models: a folder of real images, or an .npz reference batch.")
+    ] = None,
+    inception: Annotated[
+        Path | None, typer.Option(help="Weights of Inception; default: those in torch.hub's folder, if any.")
+    ] = None,
+    device: DeviceOption = "cpu",
+    dtype: DtypeOption = "float32",
 ) -> None:
-    """Measure methods against the 10,000 Fashion-MNIST test images: Fréchet distance, precision, recall, coverage,
-    classifier accuracy, variance within classes; mean and spread over seeds, which all methods share.
+    """Measure methods; mean and spread over seeds, which all methods share.
 
+    The built-in model, and others of its kind, against the 10,000 Fashion-MNIST test images: Fréchet distance,
+    precision, recall, coverage, classifier accuracy, variance within classes. Other checkpoints (--model, --vae)
+    against --reference: FID, sFID, Inception score, precision and recall; needs torch-fidelity and its weights.
     Each finished (method, seed) is kept in the folder, so that an interrupted run goes on where it was.
     """
-    loaded = _options.load_model(model, None, False, "cpu", "float32")
-    if not _options.draws_clothes(loaded):
-        raise typer.BadParameter(f"--model must draw Fashion-MNIST's ten classes, and {model} does not")
+    loaded = _options.load_model(model, vae, False, device, dtype)
+    clothes = _options.draws_clothes(loaded)
+    if clothes != (reference is None):
+        needs = "is for models of other images" if clothes else "is needed: the model draws no Fashion-MNIST"
+        raise typer.BadParameter(f"--reference {needs}")
+    if loaded.vae.config.channels != 3 and not clothes:
+        raise typer.BadParameter(f"--model must draw RGB images, got {loaded.vae.config.channels} channels")
     last = [1.0] * (len(loaded.grids) - 1)
     texts = list(method or DEFAULT)
     if controls:
         texts += [text.format(sharper=[*last, 0.83], softer=[*last, 1.18]) for text in CONTROLS]
     methods = [_methods.parse(text, presets=_options.presets(loaded)) for text in dict.fromkeys(texts)]
     file = BUILTIN if model == "builtin" else Path(model)
-    experiment = Experiment(loaded, file, writable_folder(out), images=images, batch=batch, data_dir=data)
-    settings = [Setting(m.title, f"cfg={cfg:g}; {m}", partial(m.sampler, cfg=cfg)) for m in methods]
+    folder = writable_folder(out)
+    judge = Judge(data) if reference is None else InceptionJudge(reference, load_network(inception, device), batch)
+    if vae is not None:
+        judge.facts["vae_sha256"] = file_sha256(vae)
+    experiment = Experiment(loaded, file, folder, images=images, batch=batch, judge=judge)
+    rest = "" if dtype == "float32" else f"; {dtype}"
+    settings = [Setting(m.title, f"cfg={cfg:g}; {m}{rest}", partial(m.sampler, cfg=cfg)) for m in methods]
     with _options.progress() as bar:
         task = bar.add_task("images", total=images * len(settings) * seeds)
         report = Report(experiment, lambda count: bar.update(task, advance=count))
-        if references:
+        if references and clothes:
             report.add_references()
         report.add(settings, range(seeds))
     report.write()

@@ -33,6 +33,9 @@ class Judge:
         FileNotFoundError: no data or no classifier there; the message says how to get them.
     """
 
+    metrics = METRICS
+    title = "the 10,000 test images"
+
     def __init__(
         self,
         data_dir: str | os.PathLike[str] | None = None,
@@ -40,7 +43,7 @@ class Judge:
     ) -> None:
         self.data_dir = data_dir
         self.model = classifier.load_classifier(classifier_path)
-        self.classifier_sha256 = classifier.file_sha256(classifier_path)
+        self.facts = {"classifier_sha256": classifier.file_sha256(classifier_path)}
         test = load_split("test", data_dir)
         self._real, _ = classifier.embed(self.model, test.images)
         self._radii = radii(self._real)
@@ -52,6 +55,10 @@ class Judge:
         if not 0 < count <= len(split):
             raise ValueError(f"count must lie in [1, {len(split)}], got {count}")
         return Split(split.images[:count], split.labels[:count])
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """What is kept of images for `score`: the images, which are small."""
+        return images
 
     def score(self, images: Tensor, labels: Tensor) -> dict[str, float]:
         """Every metric of `METRICS`.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +18,8 @@ import varfast
 from varfast._files import atomic_write
 from varfast.metrics.classifier import file_sha256
 from varfast.metrics.data import to_float
-from varfast.metrics.judge import METRICS, Judge
+from varfast.metrics.inception import InceptionJudge
+from varfast.metrics.judge import Judge
 from varfast.metrics.sharing import Sharing
 from varfast.models import VAR
 from varfast.protocol import Model
@@ -33,7 +33,8 @@ class Experiment:
 
     Attributes:
         model: the generator. model_file: where it came from; its hash goes into every result.
-        folder: where results are kept. images: per method and seed. batch: per run of the model. data_dir: the data.
+        folder: where results are kept. images: per method and seed. batch: per run of the model.
+        judge: what scores images; and what it compares them with.
     """
 
     model: VAR
@@ -41,16 +42,14 @@ class Experiment:
     folder: Path
     images: int
     batch: int
-    data_dir: str | os.PathLike[str] | None = None
-    judge: Judge = field(init=False)
+    judge: Judge | InceptionJudge
     facts: dict[str, Any] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.judge = Judge(self.data_dir)
         self.facts = {
             "images": self.images,
             "model_sha256": file_sha256(self.model_file),
-            "classifier_sha256": self.judge.classifier_sha256,
+            **self.judge.facts,
             "varfast": varfast.__version__,
         }
 
@@ -59,9 +58,9 @@ class Experiment:
         file = self._file(name, seed)
         return json.loads(file.read_text())["metrics"] if file.is_file() else None
 
-    def judge_and_keep(self, name: str, seed: int, images: Tensor, labels: Tensor) -> dict[str, float]:
-        """Scores images and writes the result to the folder."""
-        metrics = self.judge.score(images, labels)
+    def judge_and_keep(self, name: str, seed: int, prepared: Tensor, labels: Tensor) -> dict[str, float]:
+        """Scores what the judge has prepared of images, and writes the result to the folder."""
+        metrics = self.judge.score(prepared, labels)
         text = json.dumps({**self._key(name, seed), "metrics": metrics}, indent=2) + "\n"
         file = self._file(name, seed)
         file.parent.mkdir(exist_ok=True)
@@ -95,7 +94,9 @@ class Report:
 
     def add_references(self) -> None:
         """Two rows to read the others against: real training images, and what the tokenizer makes of them."""
-        real = self.experiment.judge.training_images(self.experiment.images)
+        judge = self.experiment.judge
+        assert isinstance(judge, Judge)
+        real = judge.training_images(self.experiment.images)
         jobs = {
             "real training images": lambda: real.images,
             "their reconstructions": lambda: self._rebuild(real.images),
@@ -121,7 +122,7 @@ class Report:
             self._row(setting.title, setting.details, found[setting.details])
 
     def _row(self, title: str, details: str, runs: list[dict[str, float]]) -> None:
-        metrics = {name: [run[name] for run in runs] for name in METRICS}
+        metrics = {name: [run[name] for run in runs] for name in self.experiment.judge.metrics}
         self.rows.append({"title": title, "details": details, "metrics": metrics})
 
     def _draw(self, settings: Sequence[Setting], seed: int) -> None:
@@ -131,13 +132,14 @@ class Report:
         seeds = seed * SEED_STRIDE + torch.arange(count)
         shared = Sharing(self.experiment.model)
         samplers = [setting.make(shared) for setting in settings]
-        images: list[list[Tensor]] = [[] for _ in settings]
+        prepared: list[list[Tensor]] = [[] for _ in settings]
         for some_labels, some_seeds in zip(labels.split(batch), seeds.split(batch), strict=True):
-            for sampler, parts in zip(samplers, images, strict=True):
-                parts.append(to_bytes(sampler(labels=some_labels, seeds=some_seeds)))
+            for sampler, parts in zip(samplers, prepared, strict=True):
+                images = to_bytes(sampler(labels=some_labels, seeds=some_seeds)).cpu()
+                parts.append(self.experiment.judge.prepare(images))
                 self.advance(len(some_labels))
             shared.clear()
-        for setting, parts in zip(settings, images, strict=True):
+        for setting, parts in zip(settings, prepared, strict=True):
             self.experiment.judge_and_keep(setting.details, seed, torch.cat(parts), labels)
 
     @torch.inference_mode()
@@ -158,9 +160,11 @@ class Report:
 
     def table(self) -> Table:
         """For the terminal."""
-        table = Table(show_lines=True, title=f"{self.experiment.images} images per seed against the 10,000 test images")
+        table = Table(
+            show_lines=True, title=f"{self.experiment.images} images per seed against {self.experiment.judge.title}"
+        )
         table.add_column("method", overflow="fold", min_width=22)
-        for name, larger in METRICS.items():
+        for name, larger in self.experiment.judge.metrics.items():
             table.add_column(name + {True: " ↑", False: " ↓", None: ""}[larger], justify="right", no_wrap=True)
         for row in self.rows:
             table.add_row(f"{row['title']}\n[dim]{row['details']}[/]", *self.cells(row, "\n"))
@@ -169,7 +173,8 @@ class Report:
     def write(self) -> None:
         """results.json and table.md, whole or not at all."""
         data = json.dumps({**self.experiment.facts, "rows": self.rows}, indent=2) + "\n"
-        lines = [f"| method | {' | '.join(METRICS)} |", "|---" * (len(METRICS) + 1) + "|"]
+        names = self.experiment.judge.metrics
+        lines = [f"| method | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
         for row in self.rows:
             name = row["title"] + (f" `{row['details']}`" if row["details"] else "")
             lines.append(f"| {name} | {' | '.join(self.cells(row, ' '))} |")

@@ -1,0 +1,164 @@
+"""FID, sFID, Inception score, precision and recall, by the evaluation protocol of the field's published tables.
+
+The network is torch-fidelity's port of the original Inception, with its weights; nothing is ever downloaded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from varfast.metrics.frechet import Moments, frechet_of_moments, moments
+from varfast.metrics.prdc import prdc
+
+METRICS = {
+    "fid": False,
+    "sfid": False,
+    "is": True,
+    "precision": True,
+    "recall": True,
+}  # name -> whether larger is better
+WEIGHTS = "weights-inception-2015-12-05-6726825d.pth"
+SOURCE = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{WEIGHTS}"
+POOL, SPATIAL, CLASSES = 2048, 7 * 17 * 17, 1008  # widths of what the network gives, side by side
+STORED = ("arr_0", "mu", "sigma", "mu_s", "sigma_s")  # images, and moments of pooled and of spatial features
+NEIGHBOURS, SPLIT = 3, 5000  # of precision and recall; of the Inception score
+Network = Callable[[Tensor], Tensor]
+
+
+def load_network(weights: Path | None = None, device: torch.device | str = "cpu") -> Network:
+    """From uint8 images (N, 3, H, W) to features (N, 2048 + 2023 + 1008): pooled, spatial, logits without bias.
+
+    `weights` is torch-fidelity's file, by default the one in torch.hub's folder. Raises ImportError without
+    torch-fidelity, FileNotFoundError without the file; the message says how to get them.
+    """
+    file = Path(weights or Path(torch.hub.get_dir()) / "checkpoints" / WEIGHTS)
+    if not file.is_file():
+        raise FileNotFoundError(f"no Inception weights at {file}: put {SOURCE} there, or give its path (--inception)")
+    try:
+        from torch_fidelity import FeatureExtractorInceptionV3
+    except ImportError as error:
+        raise ImportError("FID and Inception score need `pip install torch-fidelity`") from error
+    # torch-fidelity would unpickle the file with whatever code it holds; a copy of its tensors alone is safe to read.
+    tensors = io.BytesIO()
+    torch.save(torch.load(file, map_location="cpu", weights_only=True), tensors)
+    tensors.seek(0)
+    names = ["2048", "logits_unbiased"]
+    network = FeatureExtractorInceptionV3("inception", names, feature_extractor_weights_path=tensors).to(device)
+    spatial: list[Tensor] = []
+    # sFID's features: the first 7 channels of what the original graph calls mixed_6/conv.
+    network.Mixed_6d.branch1x1.register_forward_hook(lambda _, __, y: spatial.append(y[:, :7].flatten(1)))
+
+    @torch.inference_mode()
+    def run(images: Tensor) -> Tensor:
+        spatial.clear()
+        pool, logits = network(images.to(device))
+        return torch.cat([pool, spatial[0].float(), logits], dim=1).cpu()
+
+    return run
+
+
+class InceptionJudge:
+    """Compares images with a reference set on the features of Inception.
+
+    Args:
+        reference: a folder of images, or an `.npz` with images (N, H, W, 3) uint8 under `arr_0` and, optionally, the
+            moments `mu`, `sigma`, `mu_s`, `sigma_s` of a larger set, as the published reference batches have them.
+        network: see `load_network`.
+        batch: images per run of the network.
+
+    Raises:
+        FileNotFoundError: no reference there. ValueError: it holds something else.
+    """
+
+    metrics = METRICS
+
+    def __init__(self, reference: Path, network: Network, batch: int = 50) -> None:
+        self.network, self.batch = network, batch
+        if reference.is_dir():
+            stored: dict[str, np.ndarray] = {}
+            features = torch.cat([self.prepare(images) for images in _batches_of_files(reference, batch)])
+        else:
+            stored = _read_npz(reference)
+            features = self.prepare(torch.from_numpy(stored["arr_0"]).permute(0, 3, 1, 2))
+        self._pool, spatial, _ = _parts(features)
+        self._moments = _stored(stored, "mu", "sigma") or moments(self._pool)
+        self._spatial_moments = _stored(stored, "mu_s", "sigma_s") or moments(spatial)
+        self.title = f"{len(features)} images of {reference.name}"
+        digest = hashlib.sha256(features.numpy().tobytes()).hexdigest()
+        self.facts = {"reference": reference.name, "reference_images": len(features), "features_sha256": digest}
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """What is kept of uint8 images (N, 3, H, W) for `score`: features (N, D)."""
+        return torch.cat([self.network(some) for some in images.split(self.batch)])
+
+    def score(self, features: Tensor, labels: Tensor) -> dict[str, float]:
+        """Every metric of `METRICS`, of what `prepare` gave; labels do not matter."""
+        pool, spatial, logits = _parts(features)
+        inside = prdc(self._pool, pool, neighbours=NEIGHBOURS)
+        return {
+            "fid": frechet_of_moments(self._moments, moments(pool)),
+            "sfid": frechet_of_moments(self._spatial_moments, moments(spatial)),
+            "is": inception_score(logits),
+            "precision": inside.precision,
+            "recall": inside.recall,
+        }
+
+
+def inception_score(logits: Tensor) -> float:
+    """exp of the mean divergence of each row's distribution from their mean; averaged over splits of 5000 of (N, C)."""
+    scores = []
+    for rows in logits.double().split(SPLIT):
+        p = rows.softmax(1)
+        scores.append(torch.special.xlogy(p, p / p.mean(0)).sum(1).mean().exp())
+    return torch.stack(scores).mean().item()
+
+
+def _parts(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Pooled, spatial, logits."""
+    pool, spatial, logits = features.split([POOL, SPATIAL, CLASSES], dim=1)
+    return pool, spatial, logits
+
+
+def _stored(stored: dict[str, np.ndarray], mean: str, covariance: str) -> Moments | None:
+    if mean not in stored or covariance not in stored:
+        return None
+    return torch.from_numpy(stored[mean]).double(), torch.from_numpy(stored[covariance]).double()
+
+
+def _read_npz(file: Path) -> dict[str, np.ndarray]:
+    if not file.is_file():
+        raise FileNotFoundError(f"no reference at {file}: needs a folder of images or an .npz")
+    try:
+        with np.load(file, allow_pickle=False) as loaded:
+            arrays = {
+                name: loaded[name] for name in loaded.files if name in ("arr_0", "mu", "sigma", "mu_s", "sigma_s")
+            }
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{file}: not an .npz of arrays: {error}") from error
+    images = arrays.get("arr_0")
+    if images is None or images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
+        got = "none" if images is None else f"{images.dtype} {images.shape}"
+        raise ValueError(f"{file}: arr_0 must hold uint8 images (N, H, W, 3), got {got}")
+    return arrays
+
+
+def _batches_of_files(folder: Path, batch: int) -> Iterator[Tensor]:
+    """uint8 (N, 3, H, W) of a folder's images, `batch` at a time; those of one size."""
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp"))
+    if not files:
+        raise FileNotFoundError(f"no images in {folder}")
+    for start in range(0, len(files), batch):
+        arrays = [np.array(Image.open(file).convert("RGB")) for file in files[start : start + batch]]
+        if len({array.shape for array in arrays}) > 1:
+            raise ValueError(
+                f"{folder}: images must have one size, got {sorted({array.shape[:2] for array in arrays})}"
+            )
+        yield torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2)
