@@ -246,3 +246,28 @@ def test_a_nucleus_shrinks_as_in_the_released_code(top_k: int, top_p: float) -> 
         logits = narrowed(logits, Recipe(top_k=top_k, top_p=float(top_p)))
         assert torch.equal((logits > -torch.inf)[clear], golden[f"kept_after_call.{name}"][n].bool()[clear])
     assert clear.any()
+
+
+@pytest.mark.parametrize("beta", [0.3, 2.0])
+def test_the_closed_form_of_ssg_is_the_maximum_of_the_objective_it_is_derived_from(beta: float) -> None:
+    """``beta <l, cfg - prior> - |l - cfg|^2 / 2`` over all maps l (arXiv 2602.05534: the proxy of its information
+    bottleneck): strictly concave, so that a point of zero gradient is the one maximum."""
+    torch.manual_seed(0)
+    cond, uncond, prev = torch.randn(2, 9, 5), torch.randn(2, 9, 5), torch.randn(2, 4, 5)
+    grids: dict[str, Any] = {"hw": (3, 3), "prev_hw": (2, 2)}
+    guided, cfg = ops.guide(cond, uncond, prev, t=1.5, beta=beta, **grids)
+    residual = (cfg - ops.dse_prior(prev, **grids)).double()
+
+    def objective(maps: Tensor) -> Tensor:
+        return (beta * maps * residual - 0.5 * (maps - cfg.double()) ** 2).sum()
+
+    here = guided.double().requires_grad_()
+    (gradient,) = torch.autograd.grad(objective(here), here)
+    assert gradient.abs().max() < 1e-5
+    climbed = torch.zeros_like(residual)
+    for _ in range(200):  # steps of half the gradient halve the distance to the maximum
+        climbed.requires_grad_()
+        climbed = (climbed + 0.5 * torch.autograd.grad(objective(climbed), climbed)[0]).detach()
+    torch.testing.assert_close(climbed, here.detach(), rtol=1e-5, atol=1e-5)
+    for size in (1e-2, 1.0):
+        assert objective(here + size * torch.randn_like(here)) < objective(here)
