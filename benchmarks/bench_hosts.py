@@ -139,15 +139,16 @@ def contenders(folder: Path, depth: int, now: Callable[[], float]) -> dict[str, 
 
 
 def measure(
-    folder: Path, depth: int, rounds: int, names: list[str], clock: str
+    folder: Path, depth: int, rounds: int, names: list[str], clock: str, warm_up: bool = True
 ) -> list[dict[str, tuple[float, float]]]:
-    """(image, tail) seconds of every contender, a dict a round, after one round to warm up."""
+    """(image, tail) seconds of every contender, a dict a round, after one round that does not count."""
     calls = {name: call for name, call in contenders(folder, depth, CLOCKS[clock]).items() if name in names}
-    for call in calls.values():
+    for call in calls.values() if warm_up else ():
         call()
     result = []
     for index in range(rounds):
-        order = list(calls)[index % len(calls) :] + list(calls)[: index % len(calls)]
+        turn = (index + int(time.time())) % len(calls)  # also over calls of this program
+        order = list(calls)[turn:] + list(calls)[:turn]
         measured = {name: calls[name]() for name in order}
         result.append({name: measured[name] for name in calls})
     return result
@@ -190,6 +191,7 @@ def main(
     clock: Annotated[str, typer.Option(help="wall, or cpu (and one thread).")] = "wall",
     depth: Annotated[int, typer.Option(help="Of the transformer; its width is 64 times as large.")] = 16,
     name: Annotated[list[str] | None, typer.Option(help="Contenders besides upstream; default: all.")] = None,
+    warm_up: Annotated[bool, typer.Option(help="One round first that does not count.")] = True,
     fresh: Annotated[bool, typer.Option(help="Forget the rounds of earlier calls by this clock.")] = False,
 ) -> None:
     """Measures some rounds and prints all that are pooled."""
@@ -200,7 +202,7 @@ def main(
     pool: dict[str, Any] = {"machine": facts, "rounds": []}
     if not fresh and kept.get(clock, pool)["machine"] == facts:
         pool = kept.get(clock, pool)
-    pool["rounds"] += measure(upstream, depth, rounds, [UPSTREAM, *(name or (OWN, PATCHED, PLAIN))], clock)
+    pool["rounds"] += measure(upstream, depth, rounds, [UPSTREAM, *(name or (OWN, PATCHED, PLAIN))], clock, warm_up)
     pool["medians"] = ratios(pool["rounds"])
     RESULT.write_text(json.dumps(kept | {clock: pool}, indent=1) + "\n")
     show(pool["medians"])
