@@ -242,8 +242,10 @@ def test_infinity_refuses_blocks_without_fused_norm_and_wrong_calls() -> None:
     varfast.patch(model)
     for changes, words in (
         ({"vae_type": 0}, "vae_type above 0"),
-        ({"B": 2}, "text of B=2 prompts"),
-        ({"cfg_list": [1.0]}, "cfg_list and tau_list of 3 numbers"),
+        ({"B": 2}, "text of 3 prompts, needs B=2"),
+        ({"cfg_list": [1.0]}, "cfg_list and tau_list must hold 3 numbers"),
+        ({"label_B_or_BLT": None}, "text and negative must be upstream's tuples"),
+        ({"negative_label_B_or_BLT": torch.zeros(3, 6)}, "text and negative must be upstream's tuples"),
         ({"negative_label_B_or_BLT": text(1)}, "as many prompts as text"),
     ):
         with pytest.raises(ValueError, match=words):

@@ -107,6 +107,10 @@ class WrappedInfinity:
         self, model: Any, vae: Any, scale_schedule: Sequence[tuple[int, int, int]], text: Text, negative: Text | None,
         inside: Mapping[int, Sequence[float]], raw: bool,
     ) -> None:  # fmt: skip
+        if not all(isinstance(x, tuple) and len(x) == 4 for x in (text, text if negative is None else negative)):
+            raise ValueError(
+                "text and negative must be upstream's tuples (features, lengths, running lengths, maximum)"
+            )
         self.patchify = bool(model.apply_spatial_patchify)
         self.schedule = [(int(t), int(h), int(w)) for t, h, w in scale_schedule]
         blocks, bits = model.unregistered_blocks, getattr(vae, "embed_dim", 0) * (4 if self.patchify else 1)
@@ -123,8 +127,7 @@ class WrappedInfinity:
         for words, holds in checks.items():
             if not holds:
                 raise ValueError(f"model: {words}")
-        self.model, self.vae, self.text, self.negative = model, vae, text, negative
-        self.inside, self.raw = inside, raw
+        self.model, self.vae, self.text, self.negative, self.inside, self.raw = model, vae, text, negative, inside, raw
         self.grids: tuple[Grid, ...] = tuple((h, w) for _, h, w in self.schedule)
         self.bits = int(model.d_vae)
         self.vocab_size, self.num_classes = 2 * self.bits, len(text[1])
@@ -202,9 +205,7 @@ class WrappedInfinity:
         h, w = self.grids[k]
         if ids is None or ids.shape[1:] != (h * w, self.bits):
             got = "embeddings" if ids is None else tuple(ids.shape)
-            raise ValueError(
-                f"ids: got {got}, needs bits (B, {h * w}, {self.bits}) at scale {k}; there is no smooth mode"
-            )
+            raise ValueError(f"ids: got {got}, needs bits (B, {h * w}, {self.bits}) at scale {k}; no smooth mode here")
         state.summed = accumulate(state.summed, codes(bit_map(ids.float(), (h, w), self.patchify)))
         state.cache = state.fresh.copy()
         if k + 1 < len(self.grids):
@@ -277,14 +278,16 @@ def inference(model: Any, guidance: tuple[object, ...], sampling: dict[str, Any]
         count, depth = len(scale_schedule), len(self.unregistered_blocks)
         if vae_type == 0 or gt_leak or trunk_scale < count:
             raise ValueError("patched Infinity needs vae_type above 0, gt_leak 0 and no trunk_scale")
-        if len(label_B_or_BLT[1]) != B or min(len(cfg_list), len(tau_list)) < count:
-            raise ValueError(f"needs the text of B={B} prompts, and cfg_list and tau_list of {count} numbers")
+        if min(len(cfg_list), len(tau_list)) < count:
+            raise ValueError(f"cfg_list and tau_list must hold {count} numbers, got {cfg_list} and {tau_list}")
         cfg = tuple(cfg_list[:count])
         inside = {depth + item: cfg for item in cfg_insertion_layer if item < 0}
         wrapped = wrap(
             self, vae=vae, scale_schedule=scale_schedule, text=label_B_or_BLT, negative=negative_label_B_or_BLT,
             inside=inside if any(number != 1 for number in cfg) else {}, raw=True,
         )  # fmt: skip
+        if wrapped.num_classes != B:
+            raise ValueError(f"label_B_or_BLT: got the text of {wrapped.num_classes} prompts, needs B={B}")
         sampler = Sampler(
             wrapped,
             guidance,
