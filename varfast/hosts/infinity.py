@@ -108,9 +108,7 @@ class WrappedInfinity:
         inside: Mapping[int, Sequence[float]], raw: bool,
     ) -> None:  # fmt: skip
         if not all(isinstance(x, tuple) and len(x) == 4 for x in (text, text if negative is None else negative)):
-            raise ValueError(
-                "text and negative must be upstream's tuples (features, lengths, running lengths, maximum)"
-            )
+            raise ValueError("text and negative must be upstream's tuples (features, lengths, running sums, longest)")
         self.patchify = bool(model.apply_spatial_patchify)
         self.schedule = [(int(t), int(h), int(w)) for t, h, w in scale_schedule]
         blocks, bits = model.unregistered_blocks, getattr(vae, "embed_dim", 0) * (4 if self.patchify else 1)
