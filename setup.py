@@ -1,12 +1,13 @@
 """Builds the op library (and, asked for, the CUDA one) by calling CMake; CMakeLists.txt owns sources and flags.
 
-Environment: VARFAST_CUDA=auto|on|off (auto: only for a CUDA build of torch), VARFAST_CUDA_ARCHS (CMake form, "80;90"),
-VARFAST_BUILD_DIR (keeps CMake's tree between builds).
+Environment: VARFAST_CUDA=auto|on|off (auto: with a CUDA build of torch and nvcc), VARFAST_CUDA_ARCHS (CMake form,
+"80;90"), VARFAST_BUILD_DIR (keeps CMake's tree between builds).
 """
 
 import importlib.util
 import os
 import re
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -39,11 +40,28 @@ def torch_has_cuda(torch: Path) -> bool:
     return found is not None and found.group(1).strip() != "None"
 
 
-def want_cuda(torch: Path) -> bool:
+def find_nvcc() -> str | None:
+    """The CUDA compiler: what CUDACXX names, else the one in PATH, else the one of a toolkit in its usual place."""
+    if named := os.environ.get("CUDACXX"):
+        return named
+    folders = [f"{home}/bin" for home in (os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH")) if home]
+    return shutil.which("nvcc") or shutil.which("nvcc", path=os.pathsep.join([*folders, "/usr/local/cuda/bin"]))
+
+
+def cuda_compiler(torch: Path) -> str | None:
+    """The compiler to build the CUDA library with, or None for none of it.
+
+    A CPU torch has all the headers that it takes; what is built beside one is loaded by a CUDA torch alone.
+    """
     choice = os.environ.get("VARFAST_CUDA", "auto").lower()
     if choice not in ("auto", "on", "off"):
         raise SystemExit(f"VARFAST_CUDA must be auto, on or off, got {choice!r}")
-    return choice == "on" or (choice == "auto" and torch_has_cuda(torch))
+    if choice == "off" or (choice == "auto" and not torch_has_cuda(torch)):
+        return None
+    nvcc = find_nvcc()
+    if nvcc is None and choice == "on":
+        raise SystemExit("VARFAST_CUDA=on needs nvcc: not in PATH, CUDA_HOME or /usr/local/cuda, nor named by CUDACXX")
+    return nvcc
 
 
 class CMakeBuild(build_ext):
@@ -55,6 +73,7 @@ class CMakeBuild(build_ext):
 
         target = Path(self.get_ext_fullpath("varfast._info")).resolve().parent
         target.mkdir(parents=True, exist_ok=True)
+        nvcc = cuda_compiler(torch)
         tree = Path(os.environ.get("VARFAST_BUILD_DIR", ROOT / "build" / "cmake")).resolve()
         configure = [
             "cmake", "-S", str(ROOT), "-B", str(tree), "-G", "Ninja",
@@ -63,9 +82,11 @@ class CMakeBuild(build_ext):
             f"-DPython_EXECUTABLE={sys.executable}",
             f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
             f"-DVARFAST_OUTPUT={target}",
-            f"-DVARFAST_CUDA={'ON' if want_cuda(torch) else 'OFF'}",
+            f"-DVARFAST_CUDA={'ON' if nvcc else 'OFF'}",
             f"-DVARFAST_INFO_SUFFIX={sysconfig.get_config_var('EXT_SUFFIX')}",
         ]  # fmt: skip
+        if nvcc:
+            configure.append(f"-DCMAKE_CUDA_COMPILER={nvcc}")
         if archs := os.environ.get("VARFAST_CUDA_ARCHS"):
             configure.append(f"-DVARFAST_CUDA_ARCHS={archs}")
         subprocess.check_call(configure)

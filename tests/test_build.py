@@ -107,3 +107,29 @@ def test_the_wheel_holds_libraries_weights_types_and_triton_kernels(tmp_path):
     shipped = {path.name for path in (ROOT / "varfast" / "weights").glob("*.safetensors")}
     assert {f"varfast/weights/{name}" for name in shipped} <= names
     assert not [name for name in names if name.split("/")[0] not in ("varfast",) and ".dist-info" not in name]
+
+
+@pytest.mark.source_tree
+def test_cuda_is_built_where_torch_and_the_compiler_are_there(tmp_path, monkeypatch):
+    setup: dict = {"__file__": str(ROOT / "setup.py")}
+    exec((ROOT / "setup.py").read_text().split("\nclass CMakeBuild")[0], setup)
+    torches = {}
+    for name, cuda in (("cpu", "None"), ("gpu", "'13.0'")):
+        torches[name] = tmp_path / name
+        torches[name].mkdir()
+        (torches[name] / "version.py").write_text(f"cuda: Optional[str] = {cuda}\n")
+    choose = setup["cuda_compiler"]
+    for nvcc in (None, "/anywhere/nvcc"):
+        setup["find_nvcc"] = lambda nvcc=nvcc: nvcc
+        for choice, name, want in (("auto", "cpu", None), ("auto", "gpu", nvcc), ("off", "gpu", None)):
+            monkeypatch.setenv("VARFAST_CUDA", choice)
+            assert choose(torches[name]) == want
+        monkeypatch.setenv("VARFAST_CUDA", "on")
+        if nvcc:
+            assert choose(torches["cpu"]) == nvcc
+        else:
+            with pytest.raises(SystemExit, match="VARFAST_CUDA=on needs nvcc"):
+                choose(torches["gpu"])
+    monkeypatch.setenv("VARFAST_CUDA", "perhaps")
+    with pytest.raises(SystemExit, match="must be auto, on or off"):
+        choose(torches["cpu"])
