@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "models": set(),
     "hosts": {"guidance", "models", "protocol", "sampler"},
     "metrics": {"models", "protocol", "training", "Sampler"},
-    "training": {"models", "metrics"},
+    "training": {"models", "metrics", "sampler"},
 }
 LIMITS = {
     "csrc/*/*": 400,

@@ -54,6 +54,11 @@ def tiny_vae() -> VQVAE:
     return VQVAE(VAE)
 
 
+def tiny_var() -> models.VAR:
+    torch.manual_seed(0)
+    return models.VAR(VAR, VQVAE(VAE)).eval().requires_grad_(False)
+
+
 def run_classifier(data: Path, out: Path, **kwargs: Any) -> Run:
     return train_classifier(data, out, batch_size=8, **kwargs)
 
@@ -67,7 +72,7 @@ def run_transformer(data: Path, out: Path, **kwargs: Any) -> Run:
 
 
 def run_decoder(data: Path, out: Path, **kwargs: Any) -> Run:
-    return train_decoder(data, out, tiny_vae(), batch_size=8, **kwargs)
+    return train_decoder(data, out, tiny_var(), batch_size=8, **kwargs)
 
 
 Trainer = Callable[..., Run]
@@ -115,7 +120,7 @@ def test_a_finished_run_is_not_repeated(trainer: Trainer, data: Path, tmp_path: 
 
 def test_the_decoder_learns_and_the_tokens_stay(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("varfast.training.decoder.JUDGE_ALONE", 2)
-    before, after = tiny_vae().state_dict(), run_decoder(data, tmp_path, steps=4).modules["vae"].state_dict()
+    before, after = tiny_var().vae.state_dict(), run_decoder(data, tmp_path, steps=4).modules["vae"].state_dict()
     changed = {k for k in before if not torch.equal(before[k], after[k])}
     assert changed and all(k.startswith(("decoder.", "post_quant_conv.")) for k in changed)
 

@@ -16,7 +16,7 @@ def train(
     classifier: Annotated[bool, typer.Option("--classifier", help="Only the evaluation classifier.")] = False,
     tokenizer: Annotated[bool, typer.Option("--tokenizer", help="Only the VQ-VAE.")] = False,
     transformer: Annotated[bool, typer.Option("--transformer", help="Only the transformer, on its tokens.")] = False,
-    decoder: Annotated[bool, typer.Option("--decoder", help="Only the VQ-VAE's decoder, on by itself.")] = False,
+    decoder: Annotated[bool, typer.Option("--decoder", help="Only the decoder, on the transformer's maps.")] = False,
     data: DataOption = None,
     seed: Annotated[int, typer.Option(help="Everything random follows from it.")] = 0,
     resume: Annotated[bool, typer.Option(help="Go on from checkpoints found in the folder.")] = True,

@@ -49,9 +49,8 @@ def train(
         train_transformer(data_dir, out_dir, trained_vae(out_dir), **options)
         export_builtin(trained_var(out_dir), out_dir)
     if "decoder" in stages:
-        train_decoder(data_dir, out_dir, trained_vae(out_dir), **options)
-        if (Path(out_dir) / "transformer.pt").is_file():
-            export_builtin(trained_var(out_dir, "decoder"), out_dir)
+        train_decoder(data_dir, out_dir, trained_var(out_dir), **options)
+        export_builtin(trained_var(out_dir, "decoder"), out_dir)
 
 
 def trained_vae(out_dir: str | os.PathLike[str], stage: str = "tokenizer", config: VQVAEConfig = BUILTIN) -> VQVAE:

@@ -85,7 +85,7 @@ def train_transformer(
     vae: VQVAE,
     *,
     config: VARConfig | None = None,
-    steps: int = 1500,
+    steps: int = 2600,
     batch_size: int = 64,
     lr: float = 3e-3,
     seed: int = 0,
