@@ -30,6 +30,9 @@ def test_correct_kernels_pass(program: Path, seed: str) -> None:
     assert done.returncode == 0 and int(done.stdout.split()[0]) == 3 * (total + 63), done.stderr
     done = emulation.run(program, "sums", "none", seed)
     assert done.returncode == 0 and done.stdout.split() == [str(1 + i + total) for i in range(64)] * 3, done.stderr
+    done = emulation.run(program, "trade", "none", seed)
+    assert done.returncode == 0, done.stderr
+    assert [int(x) for x in done.stdout.split()] == [(b + 1) % 3 * 100 + 63 - i for b in range(3) for i in range(64)]
     done = emulation.run(program, "copy", "none", seed)
     assert done.returncode == 0 and done.stdout.split() == [str(i) for i in range(64)] * 3, done.stderr
 
@@ -56,6 +59,11 @@ def test_correct_kernels_pass(program: Path, seed: str) -> None:
         ("tally", "early read", ("race",)),
         ("tally", "early write", ("race",)),
         ("tally", "overrun", ("out of bounds",)),
+        ("trade", "block's barrier", ("race", "uninitialised read", "remote memory")),
+        ("trade", "ended block", ("uninitialised read", "divergent barrier")),
+        ("trade", "overrun", ("out of bounds",)),
+        ("trade", "no barrier before reuse", ("race",)),
+        ("trade", "divergent", ("divergent barrier", "uninitialised read")),
         ("copy", "removed barrier", ("race", "uninitialised read")),
         ("copy", "misaligned", ("misaligned",)),
         ("copy", "overrun", ("out of bounds",)),

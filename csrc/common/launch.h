@@ -8,6 +8,9 @@
 //   view<T>(pointer, size)[i]                   global memory; under nvcc the size is forgotten
 //   block_x() thread_x() threads() lane() warp() warps()
 //   barrier() warp_barrier()                    all threads of the block, of the warp
+//   cluster_size() cluster_rank() cluster_barrier() remote(view, rank)   the blocks of a cluster, and shared memory of
+//   one
+//                                               of them, from the start of an array; one block each before sm_90
 //   shuffle_xor(v, mask) shuffle_up(v, by) shuffle(v, lane) ballot(p)   v: any plain struct of whole 4-byte words
 //   VF_UNROLL(8) for (...)                      unrolled, so that what the loop indexes stays in registers
 //   atomic_add(view, i, v) atomic_max(view, i, v) atomic_min(view, i, v)   return what was there; add also of floats
@@ -20,12 +23,14 @@
 #include "common/simd.h"
 
 namespace varfast {
-// `blocks` of `threads` (a multiple of 32) with `shared_bytes` of dynamic shared memory.
+// `blocks` of `threads` (a multiple of 32) with `shared_bytes` of dynamic shared memory, in clusters of `cluster`
+// blocks (up to 8) that run side by side.
 struct Launch {
   int64_t blocks;
   int threads;
   int64_t shared_bytes;
   void* stream;
+  int cluster = 1;
 };
 
 // Neighbours that travel together.
@@ -74,6 +79,27 @@ VF_DEVICE int warps() { return threads() >> 5; }
 VF_DEVICE void barrier() { __syncthreads(); }
 VF_DEVICE void warp_barrier() { __syncwarp(); }
 VF_DEVICE uint32_t ballot(bool p) { return __ballot_sync(0xffffffffu, p); }
+
+#  if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+VF_DEVICE int cluster_size() { return static_cast<int>(__clusterSizeInBlocks()); }
+VF_DEVICE int cluster_rank() { return static_cast<int>(__clusterRelativeBlockRank()); }
+VF_DEVICE void cluster_barrier() {
+  __cluster_barrier_arrive();
+  __cluster_barrier_wait();
+}
+template <class T>
+VF_DEVICE view<T> remote(const view<T>& mine, int rank) {
+  return {static_cast<T*>(__cluster_map_shared_rank(mine.data, static_cast<unsigned>(rank))), 0};
+}
+#  else
+VF_DEVICE int cluster_size() { return 1; }
+VF_DEVICE int cluster_rank() { return 0; }
+VF_DEVICE void cluster_barrier() { __syncthreads(); }
+template <class T>
+VF_DEVICE view<T> remote(const view<T>& mine, int) {
+  return mine;
+}
+#  endif
 
 // Applies `move` to each 4-byte word of a value.
 template <class T, class Move>
@@ -150,9 +176,17 @@ const char* launch(void (*kernel)(Params...), const Launch& shape, std::type_ide
     if (set != cudaSuccess) return "it needs more shared memory than this device has";
   }
   void* pointers[] = {&args...};
-  const cudaError_t status =
-      cudaLaunchKernel(function, dim3(static_cast<unsigned>(shape.blocks)), dim3(static_cast<unsigned>(shape.threads)),
-                       pointers, bytes, static_cast<cudaStream_t>(shape.stream));
+  cudaLaunchAttribute cluster{};
+  cluster.id = cudaLaunchAttributeClusterDimension;
+  cluster.val.clusterDim = {static_cast<unsigned>(shape.cluster), 1, 1};
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(shape.blocks));
+  config.blockDim = dim3(static_cast<unsigned>(shape.threads));
+  config.dynamicSmemBytes = bytes;
+  config.stream = static_cast<cudaStream_t>(shape.stream);
+  config.attrs = &cluster;
+  config.numAttrs = shape.cluster > 1 ? 1 : 0;
+  const cudaError_t status = cudaLaunchKernelExC(&config, function, pointers);
   return status == cudaSuccess ? nullptr : cudaGetErrorString(status);
 }
 

@@ -3,16 +3,21 @@
 
 VF_BEGIN
 
-inline int64_t block_x() { return simt::block->index; }
-inline int thread_x() { return simt::block->current; }
-inline int threads() { return simt::block->size; }
+inline int64_t block_x() { return simt::cluster->first + simt::cluster->rank(); }
+inline int thread_x() { return simt::cluster->current % simt::cluster->size; }
+inline int threads() { return simt::cluster->size; }
+inline int cluster_rank() { return simt::cluster->rank(); }
+inline int cluster_size() { return simt::cluster->blocks; }
 inline int lane() { return thread_x() % simt::kWarp; }
 inline int warp() { return thread_x() / simt::kWarp; }
 inline int warps() { return threads() / simt::kWarp; }
 inline void barrier(simt::Site site = simt::Site::current()) { simt::wait(simt::State::at_block_barrier, site); }
+inline void cluster_barrier(simt::Site site = simt::Site::current()) {
+  simt::wait(simt::State::at_cluster_barrier, site);
+}
 inline void warp_barrier(simt::Site site = simt::Site::current()) {
   simt::wait(simt::State::at_warp_barrier, site);
-  ++simt::block->self().warp_epoch;
+  ++simt::cluster->self().warp_epoch;
 }
 
 template <class T>
@@ -31,6 +36,11 @@ inline uint32_t ballot(bool p, simt::Site site = simt::Site::current()) {
   uint32_t bits = p ? 1u << lane() : 0u;
   for (int mask = 1; mask < simt::kWarp; mask <<= 1) bits |= simt::exchange(bits, lane() ^ mask, site);
   return bits;
+}
+
+template <class T>
+view<T> remote(const view<T>& mine, int rank) {
+  return simt::remote(mine, rank);
 }
 
 template <class T>

@@ -4,8 +4,9 @@
 // that depends on it differs from run to run; and every access to shared memory is checked: inside the array, of
 // something that was written, and not touched by another thread since the last barrier where either of the two writes
 // (racecheck's hazard, found in whatever order the threads ran; atomics may meet each other, but nothing else).
-// Barriers must be met by all threads of the block (or warp) at one place in the source. A fault ends the program with
-// exit code 70 and one line that names it.
+// Barriers must be met by all threads of the block (warp, cluster) at one place in the source. A fault ends the program
+// with exit code 70 and one line that names it. The blocks of a cluster run side by side, and between them only a
+// barrier of the cluster tells before from after.
 #pragma once
 
 #include <ucontext.h>
@@ -52,7 +53,7 @@ inline std::string at(const Site& site) {
          std::to_string(site.line());
 }
 
-enum class State { ready, at_warp_barrier, at_block_barrier, done };
+enum class State { ready, at_warp_barrier, at_block_barrier, at_cluster_barrier, done };
 
 struct Thread {
   ucontext_t context;
@@ -65,9 +66,9 @@ struct Thread {
 
 // Who touched one element of shared memory, and in which interval between barriers.
 struct Touch {
-  int thread = -1;
-  uint32_t block_epoch = 0, warp_epoch = 0;
-  bool several = false, several_warps = false;  // threads of that interval beyond the last one
+  int thread = -1;  // of the cluster
+  uint32_t cluster_epoch = 0, block_epoch = 0, warp_epoch = 0;
+  bool several = false, several_warps = false, several_blocks = false;  // in that interval, beyond this thread
 };
 struct Cell {
   bool written = false;
@@ -79,110 +80,129 @@ struct SharedArray {
   std::size_t width = 0;
 };
 
-struct Block {
-  int64_t index = 0;
-  int size = 0, current = -1, live = 0;
-  uint32_t epoch = 0;  // block barriers passed
+// The blocks that run side by side: one, unless the launch asks for clusters. Threads are counted over all of them.
+struct Cluster {
+  int64_t first = 0;            // index of its first block
+  int size = 0, blocks = 1;     // threads of a block, blocks
+  int current = -1;             // the thread that is running
+  std::vector<int> live;        // threads of each block that have not ended
+  std::vector<uint32_t> epoch;  // block barriers passed
+  uint32_t cluster_epoch = 0;
   int64_t dynamic_bytes = 0;
   ucontext_t scheduler;
   std::vector<Thread> threads;
   std::vector<int> ready;
-  std::map<const void*, SharedArray> shared;
+  std::map<std::pair<const void*, int>, SharedArray> shared;  // of each block
   std::vector<unsigned char> exchange;  // [warp][parity][lane] values on their way through a shuffle
   std::function<void()> body;
   std::mt19937_64 random;
 
   Thread& self() { return threads[current]; }
+  int rank() const { return current / size; }
 };
 
-inline Block* block = nullptr;  // the one that is running
+inline Cluster* cluster = nullptr;  // the one that is running
 
 inline std::string who() {
-  return "thread " + std::to_string(block->current) + " of block " + std::to_string(block->index);
+  return "thread " + std::to_string(cluster->current % cluster->size) + " of block " +
+         std::to_string(cluster->first + cluster->rank());
 }
 
 // Gives the processor back until the scheduler picks this thread again.
 inline void wait(State state, const Site& site) {
-  Thread& me = block->self();
+  Thread& me = cluster->self();
   me.state = state;
   me.site = site;
-  swapcontext(&me.context, &block->scheduler);
+  swapcontext(&me.context, &cluster->scheduler);
 }
 
+// A block's shared memory ends with it: whoever reads it later reads what nothing wrote.
 inline void fiber_main() {
-  block->body();
-  block->self().state = State::done;
-  --block->live;
-  setcontext(&block->scheduler);
+  cluster->body();
+  cluster->self().state = State::done;
+  const int rank = cluster->rank();
+  if (--cluster->live[rank] == 0) {
+    for (auto& [key, array] : cluster->shared) {
+      if (key.second == rank) array.cells.assign(array.cells.size(), Cell{});
+    }
+  }
+  setcontext(&cluster->scheduler);
 }
 
-// Lets threads [begin, end) go on where all of them wait at one barrier.
-inline bool release(int begin, int end, State state) {
-  for (int t = begin; t < end; ++t) {
-    if (block->threads[t].state != state) return false;
+// Lets threads [begin, begin + count) go on where all of them wait at one barrier.
+inline bool release(int begin, int count, State state) {
+  for (int t = begin; t < begin + count; ++t) {
+    if (cluster->threads[t].state != state) return false;
   }
-  for (int t = begin; t < end; ++t) {
-    Thread& thread = block->threads[t];
-    if (thread.site.line() != block->threads[begin].site.line()) {
+  for (int t = begin; t < begin + count; ++t) {
+    Thread& thread = cluster->threads[t];
+    if (thread.site.line() != cluster->threads[begin].site.line()) {
       fault("divergent barrier: threads " + std::to_string(begin) + " and " + std::to_string(t) + " wait at " +
-            at(block->threads[begin].site) + " and " + at(thread.site));
+            at(cluster->threads[begin].site) + " and " + at(thread.site));
     }
     thread.state = State::ready;
-    block->ready.push_back(t);
+    cluster->ready.push_back(t);
   }
   return true;
 }
 
 [[noreturn]] inline void report_stuck() {
   int done = 0, waiting = -1;
-  for (int t = 0; t < block->size; ++t) {
-    if (block->threads[t].state == State::done) {
+  for (std::size_t t = 0; t < cluster->threads.size(); ++t) {
+    if (cluster->threads[t].state == State::done) {
       ++done;
     } else {
-      waiting = t;
+      waiting = static_cast<int>(t);
     }
   }
-  fault("divergent barrier: thread " + std::to_string(waiting) + " waits at " + at(block->threads[waiting].site) +
+  fault("divergent barrier: thread " + std::to_string(waiting) + " waits at " + at(cluster->threads[waiting].site) +
         " for threads that are elsewhere (" + std::to_string(done) + " have ended)");
 }
 
-inline void run_block() {
-  block->ready.resize(block->size);
-  for (int t = 0; t < block->size; ++t) block->ready[t] = t;
-  while (block->live > 0) {
-    if (block->ready.empty()) report_stuck();
-    const std::size_t pick = block->random() % block->ready.size();
-    block->current = block->ready[pick];
-    block->ready[pick] = block->ready.back();
-    block->ready.pop_back();
-    swapcontext(&block->scheduler, &block->self().context);
-    const int first = block->current / kWarp * kWarp;
-    if (block->self().state == State::at_warp_barrier) release(first, first + kWarp, State::at_warp_barrier);
-    if (block->self().state == State::at_block_barrier && release(0, block->size, State::at_block_barrier)) {
-      ++block->epoch;
+inline void run_cluster() {
+  const int count = static_cast<int>(cluster->threads.size());
+  cluster->ready.resize(count);
+  for (int t = 0; t < count; ++t) cluster->ready[t] = t;
+  for (int done = 0; done < count;) {
+    if (cluster->ready.empty()) report_stuck();
+    const std::size_t pick = cluster->random() % cluster->ready.size();
+    cluster->current = cluster->ready[pick];
+    cluster->ready[pick] = cluster->ready.back();
+    cluster->ready.pop_back();
+    swapcontext(&cluster->scheduler, &cluster->self().context);
+    const int me = cluster->current, rank = cluster->rank();
+    const State state = cluster->self().state;
+    if (state == State::done) ++done;
+    if (state == State::at_warp_barrier) release(me / kWarp * kWarp, kWarp, state);
+    if (state == State::at_block_barrier && release(rank * cluster->size, cluster->size, state)) {
+      ++cluster->epoch[rank];
     }
+    if (state == State::at_cluster_barrier && release(0, count, state)) ++cluster->cluster_epoch;
   }
 }
 
 template <class... Params>
 const char* launch(void (*kernel)(Params...), const Launch& shape, std::type_identity_t<Params>... args) {
   if (shape.threads < kWarp || shape.threads > 1024 || shape.threads % kWarp != 0) return "bad number of threads";
+  if (shape.blocks % shape.cluster != 0) return "the blocks make no whole number of clusters";
   std::mt19937_64 random(seed);
-  std::vector<int64_t> order(shape.blocks);
-  for (int64_t b = 0; b < shape.blocks; ++b) order[b] = b;
+  std::vector<int64_t> order(shape.blocks / shape.cluster);
+  for (std::size_t c = 0; c < order.size(); ++c) order[c] = static_cast<int64_t>(c) * shape.cluster;
   std::shuffle(order.begin(), order.end(), random);
-  Block running;
+  Cluster running;
   running.size = shape.threads;
+  running.blocks = shape.cluster;
   running.dynamic_bytes = shape.shared_bytes;
   running.random = random;
   running.body = [&] { kernel(args...); };
-  running.threads.resize(shape.threads);
-  running.exchange.resize(shape.threads * 2 * kWidestShuffle);
+  running.threads.resize(shape.threads * shape.cluster);
+  running.exchange.resize(running.threads.size() * 2 * kWidestShuffle);
+  running.epoch.resize(shape.cluster);
   for (Thread& thread : running.threads) thread.stack = std::make_unique<char[]>(kStack);
-  block = &running;
-  for (const int64_t index : order) {
-    running.index = index;
-    running.live = running.size;
+  cluster = &running;
+  for (const int64_t first : order) {
+    running.first = first;
+    running.live.assign(shape.cluster, shape.threads);
     running.shared.clear();
     for (Thread& thread : running.threads) {
       thread.state = State::ready;
@@ -193,28 +213,33 @@ const char* launch(void (*kernel)(Params...), const Launch& shape, std::type_ide
       thread.context.uc_link = nullptr;
       makecontext(&thread.context, fiber_main, 0);
     }
-    run_block();
+    run_cluster();
   }
-  block = nullptr;
+  cluster = nullptr;
   return nullptr;
 }
 
 // Whether the running thread may meet an earlier touch in the same interval: the same thread, an earlier interval of
-// the block, or an earlier one of its own warp.
+// the cluster, one of its own block, or one of its own warp.
 inline bool apart(const Touch& touch) {
-  const int me = block->current;
-  if (touch.thread < 0 || touch.block_epoch != block->epoch) return true;
+  const int me = cluster->current, rank = cluster->rank();
+  if (touch.thread < 0 || touch.cluster_epoch != cluster->cluster_epoch) return true;
+  if (touch.several_blocks || touch.thread / cluster->size != rank) return false;
+  if (touch.block_epoch != cluster->epoch[rank]) return true;
   if (touch.several_warps) return false;
-  if (touch.thread / kWarp == me / kWarp && touch.warp_epoch != block->self().warp_epoch) return true;
+  if (touch.thread / kWarp == me / kWarp && touch.warp_epoch != cluster->self().warp_epoch) return true;
   return touch.thread == me && !touch.several;
 }
 
 inline void note(Touch& touch) {
-  const int me = block->current;
-  const bool same = touch.thread >= 0 && touch.block_epoch == block->epoch;
+  const int me = cluster->current, rank = cluster->rank();
+  const uint32_t epoch = cluster->epoch[rank], warp_epoch = cluster->self().warp_epoch;
+  const bool here = touch.thread >= 0 && touch.cluster_epoch == cluster->cluster_epoch;
+  const bool other_block = here && (touch.several_blocks || touch.thread / cluster->size != rank);
+  const bool same = here && touch.block_epoch == epoch;
   const bool other_warp = same && (touch.several_warps || touch.thread / kWarp != me / kWarp);
-  const bool other = same && touch.warp_epoch == block->self().warp_epoch && (touch.several || touch.thread != me);
-  touch = {me, block->epoch, block->self().warp_epoch, other, other_warp};
+  const bool other = same && touch.warp_epoch == warp_epoch && (touch.several || touch.thread != me);
+  touch = {me, cluster->cluster_epoch, epoch, warp_epoch, other, other_warp, other_block};
 }
 
 // Faults where one of the `others` touched element i of shared memory since the last barrier; else notes the touch.
@@ -222,7 +247,8 @@ inline void check(const char* verb, int64_t i, std::initializer_list<const Touch
   for (const Touch* other : others) {
     if (apart(*other)) continue;
     fault("race: " + who() + " " + verb + " element " + std::to_string(i) + " that thread " +
-          std::to_string(other->thread) + " touched since the last barrier");
+          std::to_string(other->thread % cluster->size) + " of block " +
+          std::to_string(cluster->first + other->thread / cluster->size) + " touched since the last barrier");
   }
   note(mine);
 }
@@ -293,6 +319,7 @@ class view {
     }
     return {data_ + i, cells_ == nullptr ? nullptr : cells_ + i, i};
   }
+  bool is_of(const simt::Cell* cells) const { return cells_ == cells; }
   void check_aligned(int64_t i, std::size_t bytes) const {
     if (reinterpret_cast<uintptr_t>(data_ + i) % bytes == 0) return;
     simt::fault("misaligned: " + simt::who() + " touches " + std::to_string(bytes) + " bytes at element " +
@@ -311,7 +338,7 @@ namespace varfast::simt {
 
 template <class T>
 VF_ISA::view<T> shared(const void* identity, int64_t count) {
-  SharedArray& array = block->shared[identity];
+  SharedArray& array = cluster->shared[{identity, cluster->rank()}];
   if (array.cells.empty()) {
     array.bytes.assign(std::max<int64_t>(count, 1) * sizeof(T), 0xa5);  // a telling value for what nothing wrote
     array.cells.resize(std::max<int64_t>(count, 1));
@@ -323,22 +350,38 @@ VF_ISA::view<T> shared(const void* identity, int64_t count) {
   return {reinterpret_cast<T*>(array.bytes.data()), count, array.cells.data()};
 }
 
+// The array that another block of the cluster has in the place of this block's own.
+template <class T>
+VF_ISA::view<T> remote(const VF_ISA::view<T>& mine, int rank) {
+  const void* identity = nullptr;
+  for (const auto& [key, array] : cluster->shared) {
+    if (key.second == cluster->rank() && mine.is_of(array.cells.data())) identity = key.first;
+  }
+  const auto found = cluster->shared.find({identity, rank});
+  if (found == cluster->shared.end()) {
+    fault("remote memory: " + who() + " asks for an array that block " + std::to_string(cluster->first + rank) +
+          " does not have (yet)");
+  }
+  SharedArray& array = found->second;
+  return {reinterpret_cast<T*>(array.bytes.data()), static_cast<int64_t>(array.cells.size()), array.cells.data()};
+}
+
 template <class T>
 VF_ISA::view<T> dynamic_shared(int64_t count) {
-  if (count * static_cast<int64_t>(sizeof(T)) > block->dynamic_bytes) {
-    fault("out of bounds: the launch gave " + std::to_string(block->dynamic_bytes) + " bytes of shared memory, " +
+  if (count * static_cast<int64_t>(sizeof(T)) > cluster->dynamic_bytes) {
+    fault("out of bounds: the launch gave " + std::to_string(cluster->dynamic_bytes) + " bytes of shared memory, " +
           who() + " takes " + std::to_string(count * sizeof(T)));
   }
-  return shared<T>(&block->dynamic_bytes, count);
+  return shared<T>(&cluster->dynamic_bytes, count);
 }
 
 // The value that lane `from` of this warp gives to the same shuffle. Shuffles order no memory, as on the device.
 template <class T>
 T exchange(const T& value, int from, const Site& site) {
   static_assert(sizeof(T) <= kWidestShuffle && std::is_trivially_copyable_v<T>);
-  Thread& me = block->self();
-  const int lane = block->current % kWarp, first = block->current - lane;
-  unsigned char* slots = block->exchange.data() + (2 * first + (me.shuffles++ & 1) * kWarp) * kWidestShuffle;
+  Thread& me = cluster->self();
+  const int lane = cluster->current % kWarp, first = cluster->current - lane;
+  unsigned char* slots = cluster->exchange.data() + (2 * first + (me.shuffles++ & 1) * kWarp) * kWidestShuffle;
   memcpy(slots + lane * kWidestShuffle, &value, sizeof(T));
   wait(State::at_warp_barrier, site);
   T out;

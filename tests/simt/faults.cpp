@@ -92,6 +92,26 @@ VF_KERNEL copy(Args args) {
   store_pack(out, block_x() * threads() + at, load_pack<4>(numbers, args.fault == "overrun" ? at + 4 : at));
 }
 
+// Blocks of a cluster trade numbers through each other's shared memory.
+VF_KERNEL trade(Args args) {
+  VF_SHARED(int, numbers, 64);
+  const int me = thread_x(), other = (cluster_rank() + 1) % cluster_size();
+  numbers[me] = static_cast<int>(block_x()) * 100 + me;
+  if (args.fault == "block's barrier") {
+    barrier();
+  } else {
+    cluster_barrier();
+  }
+  if (args.fault == "ended block" && cluster_rank() == 0) return;
+  const int value = remote(numbers, other)[63 - me];
+  if (args.fault == "overrun" && me == 0) remote(numbers, other)[64] = 1;
+  if (args.fault == "no barrier before reuse") numbers[me] = 0;
+  if (args.fault == "divergent" && cluster_rank() == 1) return;
+  cluster_barrier();
+  numbers[me] = value;
+  view<int>(args.out, args.size)[block_x() * threads() + me] = numbers[me];
+}
+
 // The block's sums, one right after the other in the same shared memory.
 VF_KERNEL sums(Args args) {
   VF_SHARED(int, slots, kMaxWarps);
@@ -117,6 +137,8 @@ int main(int, char** argv) {
   } else if (kernel == "tally") {
     out.assign(out.size(), 0);
     VF_LAUNCH(varfast::device::tally, shape, args);
+  } else if (kernel == "trade") {
+    VF_LAUNCH(varfast::device::trade, (varfast::Launch{3, 64, 0, nullptr, 3}), args);
   } else if (kernel == "sums") {
     VF_LAUNCH(varfast::device::sums, shape, args);
   } else if (kernel == "copy") {
