@@ -42,7 +42,7 @@ def call(program: Path, data: bytes, folder: Path, *arguments: str) -> bytes:
     return results.read_bytes()
 
 
-_BARRIER = re.compile(r"\b(?:barrier|team\.sync)\(\);")
+_BARRIER = re.compile(r"\b(?:barrier|cluster_barrier|team\.sync)\(\);")
 
 
 def barriers(file: str) -> int:

@@ -7,8 +7,8 @@ from pathlib import Path
 import emulation
 import pytest
 import torch
+from calls import SPECS, inputs, map_bytes, prior_bytes, same
 from cases import DTYPES, TOLERANCE, error, randn
-from guidance import SPECS, inputs, map_bytes, prior_bytes, same
 from torch import Tensor
 
 from varfast.reference.dse_prior import dse_prior as reference

@@ -6,8 +6,8 @@ from pathlib import Path
 import emulation
 import pytest
 import torch
+from calls import SPECS, guidance_bytes, inputs, same
 from cases import DTYPES, TOLERANCE, error, randn
-from guidance import SPECS, guidance_bytes, inputs, same
 from torch import Tensor
 
 from varfast.reference.guide import guide as reference

@@ -6,9 +6,10 @@ import struct
 from pathlib import Path
 
 import emulation
-import numpy as np
 import pytest
 import torch
+from calls import drawing_bytes, raw, read_draws
+from cases import DTYPES
 from samples import ADVERSARIAL
 from torch import Tensor
 
@@ -17,29 +18,13 @@ import varfast  # noqa: F401
 pytestmark = pytest.mark.source_tree
 
 SOURCE = emulation.ROOT / "tests" / "simt" / "sample.cpp"
-DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 
 
 def run_kernel(program: Path, folder: Path, logits: Tensor, seeds: Tensor, positions: Tensor, setting: dict) -> tuple:
     batch, rows, vocab = logits.shape
-    s = setting
-    data = struct.pack("<Q", s["seed"])
-    data += struct.pack("<5q", s["threads"], batch, rows, vocab, DTYPES.index(logits.dtype))
-    data += struct.pack(
-        "<6q", s["stream"], s["purpose"], s["temperature_last"], s["top_k"], s["draws"], s["with_stats"]
-    )
-    data += struct.pack("<2d", s["top_p"], s["min_p"]) + s["temperature"].numpy().tobytes()
-    data += seeds.numpy().tobytes() + positions.numpy().tobytes()
-    data += logits.contiguous().view(torch.int16 if logits.element_size() == 2 else torch.int32).numpy().tobytes()
-    out = emulation.call(program, data, folder)
-    count = batch * rows
-    sizes = [count * s["draws"] * 8, count * s["draws"] * 4, count * 4, count * 4]
-    parts, at = [], 0
-    for size, dtype in zip(sizes, (np.int64, np.float32, np.int32, np.float32), strict=True):
-        parts.append(torch.from_numpy(np.frombuffer(out[at : at + size], dtype).copy()))
-        at += size
-    shape = (batch, rows, s["draws"])
-    return parts[0].view(shape), parts[1].view(shape), parts[2].view(batch, rows), parts[3].view(batch, rows)
+    data = struct.pack("<Q5q", setting["seed"], setting["threads"], batch, rows, vocab, DTYPES.index(logits.dtype))
+    out = emulation.call(program, data + drawing_bytes(setting, seeds, positions) + raw(logits), folder)
+    return read_draws(out, batch, rows, setting["draws"])[:4]
 
 
 def make_setting(rng: random.Random, vocab: int, batch: int) -> dict:

@@ -7,8 +7,8 @@ from pathlib import Path
 import emulation
 import pytest
 import torch
+from calls import raw
 from cases import DTYPES, SMOOTH, TOLERANCE, error, randn
-from guidance import raw
 from torch import Tensor
 
 from varfast.reference.smooth_embed import smooth_embed as reference

@@ -1,5 +1,5 @@
-// Working memory of one thread, kept between calls: no allocation on the hot path after the first. From 2 MiB on in huge
-// pages: rows of guided logits lie 16 KiB apart, and 4 KiB pages of them would not fit in the TLB.
+// Working memory of one thread, kept between calls: no allocation on the hot path after the first. From 2 MiB on in
+// huge pages: rows of guided logits lie 16 KiB apart, and 4 KiB pages of them would not fit in the TLB.
 #pragma once
 
 #include <cstdint>

@@ -29,7 +29,8 @@ VF_KERNEL dse_prior_kernel(DsePriorArgs args) {
   VF_SHARED_DYNAMIC(float, between, cut.rows* between_floats(shape));
   const PriorWork work = prior_work(shape, cut, args.channels, block_x());
   const int64_t map = static_cast<int64_t>(plan.h) * plan.w * args.channels;
-  StorePrior<T> sink{view<T>(static_cast<T*>(args.out) + work.image * map, map), shape.targets, args.channels, work.c0};
+  const StorePrior<T> sink{view<T>(static_cast<T*>(args.out) + work.image * map, map), shape.targets, args.channels,
+                           work.c0};
   const PrevTiles<T> prev =
       prev_tiles<T>(plan, args.prev, work.image * args.batch_stride + work.c0, args.row_stride, work.width);
   block_prior(plan, prev, work, between, sink);

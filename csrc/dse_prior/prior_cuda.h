@@ -73,7 +73,7 @@ VF_DEVICE float flagged_value(int flag, float prior) {
 template <int kRows, bool kClean, class T>
 VF_DEVICE bool mix_height(const PriorPlan& plan, const PrevTiles<T>& prev, int column, int channel, int row, int rows,
                           float (&out)[kMaxTerms][kRows][kLaneChannels], int (&flags)[kLaneChannels]) {
-  const int64_t stride = padded_targets(plan.h);
+  const int stride = static_cast<int>(padded_targets(plan.h));
   const view<const float> coef(plan.along_h + row, (plan.dense + plan.sparse) * plan.m_h * stride - row);
   const view<const int32_t> spans(plan.span_h, 2 * plan.sparse * plan.h);
   float zero = 0.0f;  // 0 * x summed up: NaN as soon as one is not finite
@@ -124,7 +124,7 @@ VF_DEVICE void prior_sources(const PriorPlan& plan, const PrevTiles<T>& prev, co
     const int channel = tile * kWarpTile + lane();
     int flag[kLaneChannels] = {};
     const auto keep = [&](int term, int i, int e, float value) {
-      const int64_t row = (static_cast<int64_t>(tile) * (shape.dense + shape.sparse) + term) * share.rows + i;
+      const int row = (tile * (shape.dense + shape.sparse) + term) * share.rows + i;
       between[(row * shape.sources + source) * kWarpTile + lane() + 32 * e] = value;
     };
     if (plan.dense + plan.sparse == 0) {
@@ -159,20 +159,21 @@ VF_DEVICE void prior_sources(const PriorPlan& plan, const PrevTiles<T>& prev, co
 // so that what it asks of memory is under way meanwhile, and sink.store(place, channel, prior, loaded) last.
 template <class Sink>
 VF_DEVICE void prior_targets(const PriorPlan& plan, const PriorShare& share, int tiles, int width,
-                             const view<float>& between, const view<int>& flags, Sink& sink) {
+                             const view<float>& between, const view<int>& flags, const Sink& sink) {
   const PriorShape shape = prior_shape(plan);
-  const int64_t stride = padded_targets(shape.targets);
+  const int stride = static_cast<int>(padded_targets(shape.targets));
   const view<const float> coef(plan.dense + plan.sparse == 0 ? plan.matrix : plan.along_w,
                                (shape.dense + shape.sparse) * shape.sources * stride);
   const view<const int32_t> spans(plan.span_w, 2 * shape.sparse * shape.targets);
-  const int groups = (share.count + kTargetGroup - 1) / kTargetGroup;
+  const int before = share.first / kTargetGroup;  // groups of the row that lie before the share
+  const int groups = (share.first + share.count - 1) / kTargetGroup + 1 - before;
   for (int task = warp(); task < tiles * share.rows * groups; task += warps()) {
     const int tile = task / (share.rows * groups), row = task / groups % share.rows;
-    const int first = share.first + task % groups * kTargetGroup;
-    const int left = share.first + share.count - first, count = left < kTargetGroup ? left : kTargetGroup;
+    const int first = (before + task % groups) * kTargetGroup;
+    const auto inside = [&](int p) { return first + p >= share.first && first + p < share.first + share.count; };
     const auto channel = [tile](int e) { return tile * kWarpTile + lane() + 32 * e; };
     const auto source = [&](int term, int k, int e) -> float {
-      const int64_t at = (static_cast<int64_t>(tile) * (shape.dense + shape.sparse) + term) * share.rows + row;
+      const int at = (tile * (shape.dense + shape.sparse) + term) * share.rows + row;
       return between[(at * shape.sources + k) * kWarpTile + lane() + 32 * e];
     };
     typename Sink::Loaded loaded[kTargetGroup][kLaneChannels];
@@ -180,14 +181,14 @@ VF_DEVICE void prior_targets(const PriorPlan& plan, const PriorShare& share, int
     for (int p = 0; p < kTargetGroup; ++p) {
       for (int e = 0; e < kLaneChannels; ++e) {
         sum[p][e] = 0.0f;
-        if (p < count && channel(e) < width) {
+        if (inside(p) && channel(e) < width) {
           loaded[p][e] = sink.load(sink.place(share.row + row, first + p), channel(e));
         }
       }
     }
     for (int t = 0; t < shape.dense; ++t) {
       for (int k = 0; k < shape.sources; ++k) {
-        const int64_t at = (t * shape.sources + k) * stride + first;
+        const int at = (t * shape.sources + k) * stride + first;
         const Pack<float, 4> half[2] = {load_pack<4>(coef, at), load_pack<4>(coef, at + 4)};
         for (int e = 0; e < kLaneChannels; ++e) {
           const float x = source(t, k, e);
@@ -196,7 +197,7 @@ VF_DEVICE void prior_targets(const PriorPlan& plan, const PriorShare& share, int
       }
     }
     for (int p = 0; p < kTargetGroup; ++p) {
-      if (shape.sparse == 0 || p >= count) continue;
+      if (shape.sparse == 0 || !inside(p)) continue;
       const int begin = spans[2 * (first + p)], end = spans[2 * (first + p) + 1];
       for (int k = begin; k < end; ++k) {
         const float c = coef[(shape.dense * shape.sources + k) * stride + first + p];
@@ -206,7 +207,7 @@ VF_DEVICE void prior_targets(const PriorPlan& plan, const PriorShare& share, int
     int flag[kLaneChannels];
     for (int e = 0; e < kLaneChannels; ++e) flag[e] = flags[channel(e)];
     for (int p = 0; p < kTargetGroup; ++p) {
-      if (p >= count) continue;
+      if (!inside(p)) continue;
       const auto place = sink.place(share.row + row, first + p);
       for (int e = 0; e < kLaneChannels; ++e) {
         if (channel(e) < width) sink.store(place, channel(e), flagged_value(flag[e], sum[p][e]), loaded[p][e]);
@@ -265,7 +266,7 @@ inline Launch prior_launch(const PriorPlan& plan, int64_t batch, int64_t channel
 // Makes the prior of the running block's work and gives it to `sink`, whose channels are those of the image.
 template <class T, class Sink>
 VF_DEVICE void block_prior(const PriorPlan& plan, const PrevTiles<T>& prev, const PriorWork& work,
-                           const view<float>& between, Sink& sink) {
+                           const view<float>& between, const Sink& sink) {
   VF_SHARED(int, flags, kWarpTile);
   prior_sources<kShareRows>(plan, prev, work.share, 1, between, flags);
   prior_targets(plan, work.share, 1, work.width, between, flags, sink);

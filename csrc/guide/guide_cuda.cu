@@ -1,24 +1,12 @@
 // guide on NVIDIA GPUs. Without a prior every thread combines packs of 16 bytes; with one, a block makes the prior of a
 // tile of channels and a share of the grid (prior_cuda.h) and combines it on the spot.
-#include "dse_prior/prior_cuda.h"
-#include "guide/guide.h"
+#include "guide/guide_cuda.h"
 
 VF_BEGIN
 
 constexpr int kGuideThreads = 256;
 // Packs of each map that a thread has under way: 2 maps x 4 x 16 bytes x 2048 threads are 256 KiB an SM.
 constexpr int kPacks = 4;
-
-// (positions, channels) of one image of a map; absent where data is null.
-template <class T>
-VF_DEVICE view<const T> image_of(const MapView& map, int64_t image, int64_t positions, int64_t channels) {
-  return {static_cast<const T*>(map.data) + image * map.batch_stride, (positions - 1) * map.row_stride + channels};
-}
-
-template <class T>
-VF_DEVICE view<T> image_of(void* map, int64_t image, int64_t positions, int64_t channels) {
-  return {static_cast<T*>(map) + image * positions * channels, positions * channels};
-}
 
 template <class T, int kWidth>
 VF_KERNEL guide_rows_kernel(GuideTask task) {
@@ -49,71 +37,39 @@ VF_KERNEL guide_rows_kernel(GuideTask task) {
   }
 }
 
-// Combines a value of the prior with what it belongs to.
+// Where the two maps of an image go.
 template <class T>
-struct StoreGuided {
-  struct Place {
-    int64_t position;
-    Strengths strengths;
-  };
-  struct Loaded {
-    float cond, uncond;
-  };
-  const GuideArgs& args;
-  view<const T> cond, uncond;
+struct StoreBoth {
   view<T> guided, cfg;
-  int64_t image, c0, targets;
+  int64_t channels;
 
-  VF_DEVICE Place place(int row, int target) const {
-    const int64_t position = row * targets + target;
-    return {position, strengths_at(args, image, position)};
-  }
-  VF_DEVICE Loaded load(const Place& place, int channel) const {
-    const int64_t c = c0 + channel;
-    return {to_float(T(cond[place.position * args.cond.row_stride + c])),
-            args.uncond.data == nullptr ? 0.0f : to_float(T(uncond[place.position * args.uncond.row_stride + c]))};
-  }
-  VF_DEVICE void store(const Place& place, int channel, float prior, const Loaded& x) const {
-    const F32 c{x.cond}, combined = args.uncond.data == nullptr ? c : cfg_of(place.strengths, c, {x.uncond});
-    const int64_t at = place.position * args.channels + c0 + channel;
+  using Place = int64_t;
+  VF_DEVICE int64_t place(int, int, int position) const { return position * channels; }
+  VF_DEVICE void store(int64_t place, int c, float guided_value, float cfg_value) const {
     T value;
-    from_float(guided_of(place.strengths, c, combined, {prior}).v, &value);
-    guided[at] = value;
-    from_float(combined.v, &value);
-    cfg[at] = value;
+    from_float(guided_value, &value);
+    guided[place + c] = value;
+    from_float(cfg_value, &value);
+    cfg[place + c] = value;
   }
 };
 
 template <class T>
-VF_KERNEL guide_prior_kernel(GuideTask task) {
+VF_KERNEL_OF(kGuideThreads, 2)
+guide_prior_kernel(GuideTask task) {
   const GuideArgs& args = task.guide;
   const PriorPlan& plan = args.plan;
   const PriorShape shape = prior_shape(plan);
   const PriorCut cut = cut_prior(shape);
   VF_SHARED_DYNAMIC(float, between, cut.rows* between_floats(shape));
   const PriorWork work = prior_work(shape, cut, args.channels, block_x());
-  StoreGuided<T> sink{args,
-                      image_of<T>(args.cond, work.image, args.length, args.channels),
-                      image_of<T>(args.uncond, work.image, args.length, args.channels),
-                      image_of<T>(task.guided, work.image, args.length, args.channels),
-                      image_of<T>(task.cfg, work.image, args.length, args.channels),
-                      work.image,
-                      work.c0,
-                      shape.targets};
+  const StoreBoth<T> store{image_of<T>(task.guided, work.image, args.length, args.channels),
+                           image_of<T>(task.cfg, work.image, args.length, args.channels), args.channels};
+  const GuidedSink<T, StoreBoth<T>> sink =
+      guided_sink<T>(args, work.image, static_cast<int>(work.c0), shape.targets, store);
   const PrevTiles<T> prev = prev_tiles<T>(plan, args.prev.data, work.image * args.prev.batch_stride + work.c0,
                                           args.prev.row_stride, work.width);
   block_prior(plan, prev, work, between, sink);
-}
-
-// Channels of each pack: 16 bytes where every row of every map is aligned to them, else one.
-template <class T>
-bool whole_packs(const GuideTask& task) {
-  constexpr int64_t kWidth = 16 / sizeof(T);
-  const auto aligned = [](const MapView& map) {
-    return reinterpret_cast<uintptr_t>(map.data) % 16 == 0 && map.batch_stride % kWidth == 0 &&
-           map.row_stride % kWidth == 0;
-  };
-  return task.guide.channels % kWidth == 0 && aligned(task.guide.cond) && aligned(task.guide.uncond);
 }
 
 // Runs the op; task.spans is filled in here. Returns an error text, or null.
@@ -124,10 +80,10 @@ const char* launch_guide(GuideTask task, int block, void* stream) {
     return VF_LAUNCH(guide_prior_kernel<T>, prior_launch(args.plan, args.batch, args.channels, block, stream), task);
   }
   constexpr int kWide = 16 / sizeof(T);
-  const int64_t each = (whole_packs<T>(task) ? kWide : 1) * kPacks * block;
+  const int64_t each = (whole_packs<T>(args) ? kWide : 1) * kPacks * block;
   task.spans = (args.channels + each - 1) / each;
   const Launch launch{args.batch * args.length * task.spans, block, 0, stream};
-  if (whole_packs<T>(task)) return VF_LAUNCH((guide_rows_kernel<T, kWide>), launch, task);
+  if (whole_packs<T>(args)) return VF_LAUNCH((guide_rows_kernel<T, kWide>), launch, task);
   return VF_LAUNCH((guide_rows_kernel<T, 1>), launch, task);
 }
 

@@ -1,19 +1,6 @@
 // guided_sample on the CPU: one task per image and block of positions. A block's guided logits stay in the thread's
 // scratch (at most 3 MiB, so in the second- or third-level cache) and are sampled from there.
-#include "guide/guide_args.h"
-#include "sample/sample_args.h"
-
-namespace varfast {
-struct GuidedSampleTask {
-  GuideArgs guide;
-  SampleArgs sample;
-  int64_t groups;
-  void* cfg;          // (B, L, C), contiguous; or null
-  int64_t blocks;     // per image
-  int rows, cols;     // of a block; the last ones may be smaller
-  int blocks_across;  // blocks side by side in a grid row
-};
-}  // namespace varfast
+#include "guided_sample/guided_sample_args.h"
 
 VF_DECLARE_KERNEL(void, guided_sample_tasks, (const GuidedSampleTask&, int64_t begin, int64_t end, float* scratch))
 
@@ -110,8 +97,7 @@ VF_END
 #  include <algorithm>
 
 #  include "common/scratch.h"
-#  include "guide/guide_setup.h"
-#  include "sample/sample_setup.h"
+#  include "guided_sample/guided_sample_setup.h"
 
 namespace varfast {
 namespace {
@@ -148,17 +134,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> guided_sample(
     int64_t purpose, double temperature, OptTensor temperature_tensor, bool temperature_last, int64_t top_k,
     double top_p, OptTensor top_p_tensor, double min_p, OptTensor min_p_tensor, int64_t draws, bool with_cfg,
     bool with_stats) {
-  const GuideSetup guide =
-      guide_setup(cond, uncond, prev, prev_hw, hw, t, t_tensor, beta, beta_tensor, prior, interp, cutoff);
-  const GuideArgs& args = guide.args;
-  STD_TORCH_CHECK(groups >= 1 && args.channels % groups == 0, "groups must divide the channels, got ", groups);
-  const SampleSetup sample = sample_setup(cond, args.batch, args.length * groups, args.channels / groups, seeds,
-                                          positions, stream, purpose, temperature, temperature_tensor, temperature_last,
-                                          top_k, top_p, top_p_tensor, min_p, min_p_tensor, draws, with_stats);
-  const int64_t keep = with_cfg ? 1 : 0;
-  Tensor cfg =
-      empty_like_shape(cond, {args.batch * keep, args.length * keep, args.channels * keep}, cond.scalar_type());
-  GuidedSampleTask task{args, sample.args, groups, with_cfg ? cfg.mutable_data_ptr() : nullptr, 0, 0, 0, 0};
+  const GuidedSampleSetup setup =
+      guided_sample_setup(cond, uncond, prev, prev_hw, hw, t, t_tensor, beta, beta_tensor, prior, interp, cutoff, seeds,
+                          positions, groups, stream, purpose, temperature, temperature_tensor, temperature_last, top_k,
+                          top_p, top_p_tensor, min_p, min_p_tensor, draws, with_cfg, with_stats);
+  GuidedSampleTask task = setup.task;
+  const GuideArgs& args = task.guide;
   cut_blocks(task, torch::stable::get_num_threads());
 
   const int64_t guided = static_cast<int64_t>(task.rows) * task.cols * portable::guided_stride(args.channels);
@@ -168,7 +149,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> guided_sample(
   torch::stable::parallel_for(0, args.batch * task.blocks, 1, [&](int64_t begin, int64_t end) {
     VF_DISPATCH(guided_sample_tasks, task, begin, end, thread_scratch<float>(floats));
   });
-  return {sample.ids, cfg, sample.logprobs, sample.kept, sample.entropy};
+  const SampleSetup& sample = setup.sample;
+  return {sample.ids, setup.cfg, sample.logprobs, sample.kept, sample.entropy};
 }
 
 }  // namespace

@@ -24,6 +24,7 @@
 #include <vector>
 
 #define VF_KERNEL void
+#define VF_KERNEL_OF(threads, blocks) void
 #define VF_UNROLL(count) static_assert((count) > 0);
 #define VF_DEVICE inline
 #define VF_SHARED(T, name, count)      \

@@ -42,3 +42,10 @@ class Files {
   }
   std::FILE *in_, *out_;
 };
+
+// Ends the program where a launch failed.
+inline void check(const char* error) {
+  if (error == nullptr) return;
+  std::fprintf(stderr, "%s\n", error);
+  std::exit(1);
+}

@@ -15,7 +15,7 @@ int main(int, char** argv) {
   args.queries.count = files.read<int64_t>();
   args.samples.count = files.read<int64_t>();
   args.channels = files.read<int64_t>();
-  args.codes = files.read<int64_t>();  // 0: no ids
+  args.codes = files.read<int64_t>();                                                        // 0: no ids
   const int64_t dtype = files.read<int64_t>(), width = dtype == 0 ? 4 : dtype == 3 ? 1 : 2;  // 3: bits
   args.bits = dtype == 3;
   args.dtype = static_cast<varfast::Dtype>(args.bits ? 0 : dtype);
@@ -56,8 +56,7 @@ int main(int, char** argv) {
     if (args.bits) {
       error = varfast::device::launch_sigma<uint8_t>(args, static_cast<int>(threads), nullptr);
     } else {
-      VF_FOR_DTYPE(args.dtype, T,
-                   error = varfast::device::launch_sigma<T>(args, static_cast<int>(threads), nullptr));
+      VF_FOR_DTYPE(args.dtype, T, error = varfast::device::launch_sigma<T>(args, static_cast<int>(threads), nullptr));
     }
   } else if (args.bits) {
     const int64_t packed = (args.channels + 31) / 32;

@@ -77,10 +77,3 @@ struct Guidance {
     return out;
   }
 };
-
-// Ends the program where a launch failed.
-inline void check(const char* error) {
-  if (error == nullptr) return;
-  std::fprintf(stderr, "%s\n", error);
-  std::exit(1);
-}

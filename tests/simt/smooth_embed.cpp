@@ -41,12 +41,7 @@ int main(int, char** argv) {
   }
   std::vector<char> out(rows * task.dims * width);
   task.out = out.data();
-  const char* error = nullptr;
   VF_FOR_DTYPE(task.dtype, T,
-               error = varfast::device::launch_smooth_embed<T>(task, rows, static_cast<int>(threads), nullptr));
-  if (error != nullptr) {
-    std::fprintf(stderr, "%s\n", error);
-    return 1;
-  }
+               check(varfast::device::launch_smooth_embed<T>(task, rows, static_cast<int>(threads), nullptr)));
   files.write(out);
 }

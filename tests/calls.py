@@ -1,4 +1,4 @@
-"""Lays the guidance half of a call out for tests/simt/guidance.h, and makes inputs that have everything in them."""
+"""Lays calls out for tests/simt/guidance.h and drawing.h, and makes inputs that have everything in them."""
 
 import math
 import struct
@@ -71,3 +71,23 @@ def guidance_bytes(
 def same(ours: Tensor, want: Tensor) -> bool:
     """The same bits, but for the kind of NaN."""
     return ours.dtype == want.dtype and torch.equal(ours.nan_to_num(nan=1e9), want.nan_to_num(nan=1e9))
+
+
+def drawing_bytes(setting: dict, seeds: Tensor, positions: Tensor) -> bytes:
+    """The sampling half for tests/simt/drawing.h: `setting` has the schema's names, `temperature` float64 (B,)."""
+    names = ("stream", "purpose", "temperature_last", "top_k", "draws", "with_stats")
+    data = struct.pack("<6q2d", *(setting[name] for name in names), setting["top_p"], setting["min_p"])
+    return data + raw(setting["temperature"]) + raw(seeds) + raw(positions)
+
+
+def read_draws(data: bytes, batch: int, rows: int, draws: int) -> tuple[Tensor, Tensor, Tensor, Tensor, bytes]:
+    """(ids, logprobs, kept, entropy) and what follows them."""
+    parts, at = [], 0
+    stats = (batch, rows)
+    for shape, dtype in (
+        ((*stats, draws), torch.int64), ((*stats, draws), torch.float32), (stats, torch.int32), (stats, torch.float32)
+    ):  # fmt: skip
+        size = math.prod(shape) * dtype.itemsize
+        parts.append(torch.frombuffer(bytearray(data[at : at + size]), dtype=dtype).view(shape))
+        at += size
+    return parts[0], parts[1], parts[2], parts[3], data[at:]

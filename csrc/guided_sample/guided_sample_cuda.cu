@@ -1,0 +1,358 @@
+// guided_sample on NVIDIA GPUs: the guided logits of some positions stay on chip and are sampled from there.
+//
+// Every position needs the prior, and the prior all of prev, so prev is read as often as an image has shares of
+// positions. A block has room for 4 to 8 rows of 4096. A cluster of 8 blocks takes 32 positions instead: each block
+// makes a slice of the channels for all of them, then the blocks trade slices, through each other's shared memory, for
+// whole rows of 4 positions. Before sm_90 a cluster is one block.
+#include "guide/guide_cuda.h"
+#include "guided_sample/guided_sample_args.h"
+#include "sample/pairs.h"
+#include "sample/row_cuda.h"
+
+VF_BEGIN
+
+constexpr int kGuidedThreads = 256;
+constexpr int kMaxCluster = 8;
+// Tiles of channels that the prior is made for at once: with the 16 targets of a grid row, a task for each of 8 warps.
+constexpr int kStepTiles = 4;
+
+// What a device gives a block, and how a share is spread over a cluster.
+struct Chip {
+  int64_t bytes;  // of shared memory that a block can have
+  int cluster;    // most blocks of a cluster
+};
+struct Spread {
+  int blocks;    // of a cluster
+  int slice;     // channels that a block makes, whole tiles
+  int each;      // positions that a block samples
+  int tiles;     // of channels in a step of the prior
+  bool on_chip;  // whether the rows fit there
+};
+struct GuidedTask {
+  GuidedSampleTask op;
+  Spread spread;
+  float* rows;  // the rows of all blocks, where they do not fit on chip
+};
+
+// The rows of a block, in pieces of a slice. Piece (owner, row) belongs to position owner * each + row: first this
+// block's channels of it, and after the trade the owner's channels of this block's own position.
+struct GuidedRows {
+  view<float> data;
+  int base, blocks, each, slice;
+
+  VF_DEVICE int piece(int owner, int row) const { return base + (row * blocks + owner) * slice; }
+};
+
+struct GuidedRow {
+  const view<float>& data;
+  int64_t first, size;
+  VF_DEVICE float operator[](int64_t i) const { return data[first + i]; }
+};
+
+// Keeps guided for the draw and stores cfg where it is asked for. Channels are the image's.
+template <class T>
+struct KeepGuided {
+  struct Place {
+    int piece, position;
+  };
+  const GuidedRows& rows;
+  PriorShare share;
+  int c0;
+  int64_t channels;
+  view<T> cfg;
+  bool with_cfg;
+
+  VF_DEVICE Place place(int row, int target, int position) const {
+    const int at = (row - share.row) * share.count + target - share.first;
+    return {rows.piece(at / rows.each, at % rows.each), position};
+  }
+  VF_DEVICE void store(const Place& place, int c, float guided_value, float cfg_value) const {
+    rows.data[place.piece + c - c0] = guided_value;
+    if (!with_cfg) return;
+    T value;
+    from_float(cfg_value, &value);
+    cfg[place.position * channels + c] = value;
+  }
+};
+
+// cfg is guided where there is no prior. Packs of kWidth channels.
+template <int kWidth, class T>
+VF_DEVICE void combine_rows(const GuideArgs& args, int64_t image, const PriorShare& share, const KeepGuided<T>& keep) {
+  const view<const T> cond = image_of<T>(args.cond, image, args.length, args.channels);
+  const view<const T> uncond = image_of<T>(args.uncond, image, args.length, args.channels);
+  for (int p = 0; p < share.count; ++p) {
+    const int position = share.first + p;
+    const Strengths strengths = strengths_at(args, image, position);
+    const auto place = keep.place(0, position, position);
+    for (int c = thread_x() * kWidth; c < args.channels; c += threads() * kWidth) {
+      const Pack<T, kWidth> x = load_pack<kWidth>(cond, position * args.cond.row_stride + c);
+      Pack<T, kWidth> u = x;
+      if (args.uncond.data != nullptr) u = load_pack<kWidth>(uncond, position * args.uncond.row_stride + c);
+      for (int k = 0; k < kWidth; ++k) {
+        const F32 value = load(&x.values[k]);
+        const F32 cfg = args.uncond.data == nullptr ? value : cfg_of(strengths, value, load(&u.values[k]));
+        keep.store(place, c + k, cfg.v, cfg.v);
+      }
+    }
+  }
+}
+
+// Fills what no position or channel fills, so that the trade moves nothing that was never written.
+VF_DEVICE void fill_rest(const GuidedRows& rows, int positions, int width) {
+  const int all = rows.blocks * rows.each;
+  if (positions == all && width == rows.slice) return;
+  for (int p = 0; p < all; ++p) {
+    for (int c = (p < positions ? width : 0) + thread_x(); c < rows.slice; c += threads()) {
+      rows.data[rows.piece(p / rows.each, p % rows.each) + c] = 0.0f;
+    }
+  }
+}
+
+// Slices of all positions become whole rows of some: the pieces (other, row) here and (me, row) there change places,
+// one half of each by either of the two blocks.
+VF_DEVICE void trade_slices(const GuidedRows& rows) {
+  const int me = cluster_rank(), half = rows.slice / 2, packs = half / 4;
+  cluster_barrier();
+  for (int step = 1; step < rows.blocks; ++step) {
+    const int other = (me + step) % rows.blocks;
+    const view<float> theirs = remote(rows.data, other);
+    const int from = me < other ? 0 : half;
+    for (int i = thread_x(); i < rows.each * packs; i += threads()) {
+      const int at = from + i % packs * 4;
+      const int here = rows.piece(other, i / packs) + at, there = rows.piece(me, i / packs) + at;
+      const Pack<float, 4> mine = load_pack<4>(rows.data, here), given = load_pack<4>(theirs, there);
+      store_pack(rows.data, here, given);
+      store_pack(theirs, there, mine);
+    }
+  }
+  cluster_barrier();
+}
+
+template <class Team>
+VF_DEVICE void sample_rows(const GuidedSampleTask& op, int64_t image, const PriorShare& share, int64_t targets,
+                           const GuidedRows& rows) {
+  const int first = cluster_rank() * rows.each, left = share.rows * share.count - first;
+  const int groups = static_cast<int>(op.groups), count = (left < rows.each ? left : rows.each) * groups;
+  const int64_t vocab = op.guide.channels / groups;
+  const RowRule rule = row_rule(op.sample, image);
+  const auto row = [&](int i) { return GuidedRow{rows.data, rows.piece(0, i / groups) + i % groups * vocab, vocab}; };
+  const auto place = [&](int i) -> int64_t {  // of row i, among the image's
+    const int at = first + i / groups;
+    return ((share.row + at / share.count) * targets + share.first + at % share.count) * groups + i % groups;
+  };
+  if (vocab == 2 && op.sample.logprobs == nullptr) {
+    for (int i = thread_x(); i < count; i += threads()) {
+      const float pair[2] = {row(i)[0], row(i)[1]};
+      sample_pairs(pair, 1, rule, op.sample, image, place(i));
+    }
+    return;
+  }
+  const Team team;
+  for (int i = team.index(); i < count; i += threads() / team.size()) {
+    sample_row(team, row(i), rule, row_draw(op.sample, image, place(i)));
+  }
+}
+
+VF_HD PriorShape guided_shape(const GuideArgs& args) {
+  if (args.prev.data == nullptr) return {1, static_cast<int>(args.length), 0, 0, 0};
+  return prior_shape(args.plan);
+}
+
+// kRows: rows of the grid that a thread mixes at once; 0: no prior.
+template <class T, int kRows, class Team, bool kOnChip>
+VF_KERNEL_OF(kGuidedThreads, Team::kTeams == 1 ? 2 : 1)
+guided_sample_kernel(GuidedTask task) {
+  const GuidedSampleTask& op = task.op;
+  const GuideArgs& args = op.guide;
+  const Spread& spread = task.spread;
+  const PriorShape shape = guided_shape(args);
+  const int between = kRows > 0 ? spread.tiles * op.rows * static_cast<int>(between_floats(shape)) : 0;
+  const int kept = spread.blocks * spread.each * spread.slice;
+  VF_SHARED_DYNAMIC(float, shared, between + (kOnChip ? kept : 0));
+  const int64_t index = block_x() / spread.blocks, image = index / op.blocks;
+  const int part = static_cast<int>(index % op.blocks);
+  const int row = part / op.blocks_across * op.rows, first = part % op.blocks_across * op.cols;
+  const PriorShare share{row, shape.rows - row < op.rows ? shape.rows - row : op.rows, first,
+                         shape.targets - first < op.cols ? shape.targets - first : op.cols};
+  const GuidedRows rows{kOnChip ? shared : view<float>(task.rows + block_x() * kept, kept), kOnChip ? between : 0,
+                        spread.blocks, spread.each, spread.slice};
+  const int c0 = cluster_rank() * spread.slice, channels = static_cast<int>(args.channels);
+  const KeepGuided<T> keep{
+      rows, share, c0, args.channels, image_of<T>(op.cfg, image, args.length, args.channels), op.cfg != nullptr};
+  if constexpr (kRows > 0) {
+    VF_SHARED(int, flags, kStepTiles* kWarpTile);
+    const int end = c0 + spread.slice < channels ? c0 + spread.slice : channels;
+    for (int c = c0; c < end; c += spread.tiles * kWarpTile) {
+      const int width = end - c < spread.tiles * kWarpTile ? end - c : spread.tiles * kWarpTile;
+      const int tiles = (width + kWarpTile - 1) / kWarpTile;
+      const PrevTiles<T> prev =
+          prev_tiles<T>(args.plan, args.prev.data, image * args.prev.batch_stride + c, args.prev.row_stride, width);
+      prior_sources<kRows>(args.plan, prev, share, tiles, shared, flags);
+      prior_targets(args.plan, share, tiles, width, shared, flags, guided_sink<T>(args, image, c, shape.targets, keep));
+      barrier();
+    }
+    if (spread.blocks > 1) {
+      fill_rest(rows, share.rows * share.count, end > c0 ? end - c0 : 0);
+      trade_slices(rows);
+    }
+  } else {
+    if (whole_packs<T>(args)) {
+      combine_rows<16 / sizeof(T)>(args, image, share, keep);
+    } else {
+      combine_rows<1>(args, image, share, keep);
+    }
+    barrier();
+  }
+  sample_rows<Team>(op, image, share, shape.targets, rows);
+}
+
+// Shared memory of a block beside the rows and what lies between the prior's products: at most 15 KiB where warps
+// sample.
+constexpr int64_t kGuidedReserve = 20 * 1024;
+constexpr int64_t kClusterReserve = 8 * 1024;  // and 7 where the block does
+// Positions of a share that a cluster is worth: two rows of a 16 x 16 grid. prev is then read 8 times, 0.7 ns a KiB.
+constexpr int kEnoughPositions = 32;
+
+// Cuts the target into the largest shares whose rows fit on `blocks` blocks of a cluster; returns whether any fits.
+inline bool cut_share(GuidedSampleTask& op, Spread& spread, const Chip& chip, int blocks) {
+  const PriorShape shape = guided_shape(op.guide);
+  const int64_t tiles = (op.guide.channels + kWarpTile - 1) / kWarpTile;
+  const int64_t per_row = op.guide.prev.data == nullptr ? 0 : between_floats(shape) * 4;
+  // Two blocks of a cluster share an SM, so that one samples while the other waits for memory; 1 KiB of it is CUDA's
+  // own.
+  const int64_t room = blocks == 1 ? chip.bytes - kGuidedReserve : (chip.bytes + 1024) / 2 - 1024 - kClusterReserve;
+  spread.blocks = blocks;
+  spread.slice = static_cast<int>((tiles + blocks - 1) / blocks) * kWarpTile;
+  op.rows = shape.rows < kShareRows ? shape.rows : kShareRows;
+  op.cols = shape.targets < kShareTargets ? shape.targets : kShareTargets;
+  const auto smaller = [&op] {
+    if (op.rows > 1) {
+      op.rows /= 2;
+    } else {
+      op.cols = op.cols > kTargetGroup ? static_cast<int>(padded_targets(op.cols / 2)) : op.cols / 2;
+    }
+  };
+  for (;; smaller()) {
+    if (op.cols == 0) return false;
+    spread.each = (op.rows * op.cols + blocks - 1) / blocks;
+    const int64_t left = room - static_cast<int64_t>(spread.each) * blocks * spread.slice * 4 - op.rows * per_row;
+    if (left < 0) continue;
+    spread.tiles = 1 + static_cast<int>(per_row == 0 ? 0 : left / (op.rows * per_row));
+    break;
+  }
+  spread.tiles = spread.tiles < kStepTiles ? spread.tiles : kStepTiles;
+  spread.on_chip = true;
+  return true;
+}
+
+// Without a prior a block has 16 KiB of rows: memory is kept busy by many blocks.
+constexpr int64_t kPlainFloats = 4096;
+
+inline void cut_guided(GuidedTask& task, const Chip& chip) {
+  GuidedSampleTask& op = task.op;
+  Spread& spread = task.spread;
+  const PriorShape shape = guided_shape(op.guide);
+  const int64_t channels = op.guide.channels;
+  if (op.guide.prev.data == nullptr) {
+    const int64_t fit = kPlainFloats / channels;
+    spread = {1, static_cast<int>((channels + 3) / 4 * 4), 0, 0, channels * 4 <= chip.bytes - kGuidedReserve};
+    op.rows = 1;
+    op.cols = static_cast<int>(fit < 1 ? 1 : fit < shape.targets ? fit : shape.targets);
+    spread.each = op.cols;
+  } else {
+    spread.on_chip = false;
+    for (int blocks = 1, most = 0; blocks <= chip.cluster && most < kEnoughPositions; blocks *= 2) {
+      GuidedTask other = task;
+      if (!cut_share(other.op, other.spread, chip, blocks) || other.op.rows * other.op.cols <= most) continue;
+      most = other.op.rows * other.op.cols;
+      task = other;
+    }
+    if (!spread.on_chip) {
+      op.rows = 1;
+      op.cols = shape.targets < kTargetGroup ? shape.targets : kTargetGroup;
+      spread = {1, static_cast<int>((channels + kWarpTile - 1) / kWarpTile) * kWarpTile, op.cols, 1, false};
+    }
+  }
+  op.blocks_across = (shape.targets + op.cols - 1) / op.cols;
+  op.blocks = static_cast<int64_t>((shape.rows + op.rows - 1) / op.rows) * op.blocks_across;
+}
+
+// Floats of global memory that the rows need: 0 where they fit on chip.
+inline int64_t spilled_floats(const GuidedTask& task) {
+  const Spread& spread = task.spread;
+  return spread.on_chip ? 0 : task.op.guide.batch * task.op.blocks * spread.each * spread.slice;
+}
+
+template <class T, int kRows>
+const char* launch_rows(const GuidedTask& task, const Launch& shape) {
+  if constexpr (kRows < 2) {  // where not even one row fits, a share has one row of the grid
+    if (!task.spread.on_chip) return VF_LAUNCH((guided_sample_kernel<T, kRows, BlockTeam, false>), shape, task);
+  }
+  if (task.spread.each * task.op.groups >= WarpTeam::kTeams) {
+    return VF_LAUNCH((guided_sample_kernel<T, kRows, WarpTeam, true>), shape, task);
+  }
+  return VF_LAUNCH((guided_sample_kernel<T, kRows, BlockTeam, true>), shape, task);
+}
+
+// Runs a task that cut_guided has cut; returns an error text, or null.
+template <class T>
+const char* launch_guided_sample(const GuidedTask& task, int block, void* stream) {
+  const Spread& spread = task.spread;
+  const PriorShape shape = guided_shape(task.op.guide);
+  const bool with_prior = task.op.guide.prev.data != nullptr;
+  const int64_t between = with_prior ? spread.tiles * task.op.rows * between_floats(shape) : 0;
+  const int64_t kept = spread.on_chip ? static_cast<int64_t>(spread.blocks) * spread.each * spread.slice : 0;
+  const Launch launch{task.op.guide.batch * task.op.blocks * spread.blocks, block, (between + kept) * 4, stream,
+                      spread.blocks};
+  if (!with_prior) return launch_rows<T, 0>(task, launch);
+  return task.op.rows == 1 ? launch_rows<T, 1>(task, launch) : launch_rows<T, 2>(task, launch);
+}
+
+VF_END
+
+#ifdef VF_REGISTER
+#  include "common/cuda_stable.h"
+#  include "dse_prior/device_plan.h"
+#  include "guided_sample/guided_sample_setup.h"
+
+namespace varfast {
+namespace {
+
+VF_ISA::Chip chip_of(int device) {
+  int bytes = 0, major = 0;
+  check_cuda(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+  check_cuda(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
+  return {bytes, major >= 9 ? VF_ISA::kMaxCluster : 1};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> guided_sample_cuda(
+    const Tensor& cond, OptTensor uncond, OptTensor prev, std::vector<int64_t> prev_hw, std::vector<int64_t> hw,
+    double t, OptTensor t_tensor, double beta, OptTensor beta_tensor, std::string prior, std::string interp,
+    std::vector<int64_t> cutoff, const Tensor& seeds, OptTensor positions, int64_t groups, int64_t stream,
+    int64_t purpose, double temperature, OptTensor temperature_tensor, bool temperature_last, int64_t top_k,
+    double top_p, OptTensor top_p_tensor, double min_p, OptTensor min_p_tensor, int64_t draws, bool with_cfg,
+    bool with_stats) {
+  const OnDeviceOf device(cond);
+  const GuidedSampleSetup setup =
+      guided_sample_setup(cond, uncond, prev, prev_hw, hw, t, t_tensor, beta, beta_tensor, prior, interp, cutoff, seeds,
+                          positions, groups, stream, purpose, temperature, temperature_tensor, temperature_last, top_k,
+                          top_p, top_p_tensor, min_p, min_p_tensor, draws, with_cfg, with_stats);
+  VF_ISA::GuidedTask task{setup.task, {}, nullptr};
+  const int index = cond.get_device_index();
+  if (prev.has_value()) task.op.guide.plan = device_plan(setup.task.guide.plan, index);
+  VF_ISA::cut_guided(task, chip_of(index));
+  const Tensor rows = empty_like_shape(cond, {VF_ISA::spilled_floats(task)}, ScalarType::Float);
+  task.rows = static_cast<float*>(rows.mutable_data_ptr());
+  const char* error = nullptr;
+  VF_FOR_DTYPE(task.op.guide.dtype, T,
+               error = VF_ISA::launch_guided_sample<T>(task, VF_ISA::kGuidedThreads, device.stream()));
+  check_launch(error, "guided_sample");
+  const SampleSetup& sample = setup.sample;
+  return {sample.ids, setup.cfg, sample.logprobs, sample.kept, sample.entropy};
+}
+
+}  // namespace
+}  // namespace varfast
+
+STABLE_TORCH_LIBRARY_IMPL(varfast, CUDA, m) { m.impl("guided_sample", TORCH_BOX(&varfast::guided_sample_cuda)); }
+#endif

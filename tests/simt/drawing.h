@@ -1,0 +1,49 @@
+// The sampling half of an emulated call: filters, keys, and room for the results.
+#pragma once
+
+#include "files.h"
+#include "sample/sample_args.h"
+
+struct Drawing {
+  std::vector<double> temperature;
+  std::vector<int64_t> seeds, positions, ids;
+  std::vector<float> logprobs, entropy;
+  std::vector<int32_t> kept;
+
+  // Fills args in, whose pointers look into this object.
+  void read(Files& files, int64_t batch, int64_t rows, int64_t vocab, varfast::SampleArgs& args) {
+    args.rows = rows;
+    args.vocab = vocab;
+    args.stream = static_cast<uint32_t>(files.read<int64_t>());
+    args.purpose = static_cast<uint32_t>(files.read<int64_t>());
+    args.temperature_last = files.read<int64_t>() != 0;
+    args.top_k = files.read<int64_t>();
+    args.draws = files.read<int64_t>();
+    const bool with_stats = files.read<int64_t>() != 0;
+    args.top_p.value = files.read<double>();
+    args.min_p.value = files.read<double>();
+    temperature = files.read<double>(batch);
+    args.temperature = {temperature.data(), 1, 0, 0.0};
+    seeds = files.read<int64_t>(batch);
+    positions = files.read<int64_t>(rows);
+    args.seeds = seeds.data();
+    args.seed_stride = 1;
+    args.positions = positions.data();
+    args.position_row = 1;
+    ids.resize(batch * rows * args.draws);
+    logprobs.resize(ids.size());
+    kept.resize(batch * rows);
+    entropy.resize(batch * rows);
+    args.ids = ids.data();
+    if (!with_stats) return;
+    args.logprobs = logprobs.data();
+    args.kept = kept.data();
+    args.entropy = entropy.data();
+  }
+  void write(Files& files) const {
+    files.write(ids);
+    files.write(logprobs);
+    files.write(kept);
+    files.write(entropy);
+  }
+};
