@@ -32,7 +32,7 @@ WorkOption = Annotated[Path, typer.Option(help="Where finished runs are kept, so
 
 CANDIDATES = (10, 50, 200, 1000)
 EXACT = 200  # candidates drawn where the density is exact: their number no longer shapes it
-STRENGTHS = (0.1, 0.3)
+STRENGTHS = (0.1, 0.3, 1.0)
 # Amplification at the output that undoes about half of what suppression at the input does to the largest value.
 AMPLIFY = 0.05
 
@@ -118,7 +118,8 @@ def diverse_var(images: ImagesOption = 500, seeds: SeedsOption = 3, work: WorkOp
         ]
     found = measure(settings, images, seeds, work)
     pairs = (("precision", "recall"), ("accuracy", "variance"), ("fd", "coverage"))
-    names = {"fd": "Fréchet distance", "variance": "variance within classes"}
+    # The variance, over that of the test images, is the mean squared distance of pairs, over theirs.
+    names = {"fd": "Fréchet distance", "variance": "squared feature distance of pairs in a class"}
     figure, grid = plt.subplots(1, len(pairs), figsize=(13, 3.8))
     for axes, (fidelity, diversity) in zip(grid, pairs, strict=True):
         for suffix, color, label in (("", "#0b6e99", "suppression"), (", amplify", "#c05a12", "with amplification")):
