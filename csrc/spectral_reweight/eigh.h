@@ -12,6 +12,11 @@ VF_BEGIN
 
 constexpr int64_t kIterations = 30;
 
+// From this size on the eigenvalues are found first: with them as shifts QL takes 1.4 sweeps a value instead of 2.1.
+// Eight images gain nothing at n = 64 (44 us each against 47) and a quarter at n = 144 (375 against 480); one image
+// alone, whose other lanes rest, loses 50 us at n = 64.
+constexpr int64_t kValuesFirst = 96;
+
 // T of each lane: entry k of lane q at k * kLanes64 + q. Diagonal d, off-diagonal e with e[n - 1] = 0.
 struct Lanes {
   int64_t n;
@@ -177,18 +182,17 @@ inline unsigned implicit_ql(const Lanes& t, const double* shifts, Keep&& keep) {
 }
 
 // Eigenvalues into t.d and the rotations of the eigenvectors, starting with the columns of Q, into `recordings`; a
-// recording that is full is applied to z. Values first: with them as shifts QL takes 1.4 sweeps a value instead of 2.1,
-// and a rotation in step costs a quarter of what it costs to apply it at n = 64, a fifteenth at n = 256. Scratch is
-// 2 n kLanes64 values.
+// recording that is full is applied to z. Scratch is 2 n kLanes64 values. The result is implicit_ql's.
 inline unsigned eigh(const Lanes& t, Recording* recordings, double* const* z, double* scratch) {
   const int64_t size = t.n * kLanes64;
   const Lanes values{t.n, scratch, scratch + size};
-  for (int64_t i = 0; i < size; ++i) {
+  const bool first = t.n >= kValuesFirst;
+  for (int64_t i = 0; first && i < size; ++i) {
     values.d[i] = t.d[i];
     values.e[i] = t.e[i];
   }
-  const unsigned failed = implicit_ql(values, nullptr, Forget{});
-  return failed | implicit_ql(t, values.d, Recorder{t.n, recordings, z});
+  const unsigned failed = first ? implicit_ql(values, nullptr, Forget{}) : 0;
+  return failed | implicit_ql(t, first ? values.d : nullptr, Recorder{t.n, recordings, z});
 }
 
 VF_END

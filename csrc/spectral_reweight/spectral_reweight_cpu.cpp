@@ -60,8 +60,8 @@ int64_t lay_out(int64_t n, int64_t lanes, char* base, Scratch* out) {
   out->values = take(2 * n * kLanes64);
   for (int64_t q = 0; q < lanes; ++q) {
     Recording& r = out->recordings[q];
-    r.capacity = n * n + 4 * kLanes64 + 512;
-    r.most = 2 * n;
+    r.capacity = n * std::max<int64_t>(n, 96) + 4 * kLanes64;  // usually all of them
+    r.most = 3 * n;
     r.a = take(r.capacity);
     r.s = take(r.capacity);
     r.sweeps = reinterpret_cast<Sweep*>(take(r.most * static_cast<int64_t>(sizeof(Sweep) / 8)));
