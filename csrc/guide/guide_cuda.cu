@@ -55,8 +55,7 @@ struct StoreBoth {
 };
 
 template <class T>
-VF_KERNEL_OF(kGuideThreads, 2)
-guide_prior_kernel(GuideTask task) {
+VF_KERNEL guide_prior_kernel(GuideTask task) {
   const GuideArgs& args = task.guide;
   const PriorPlan& plan = args.plan;
   const PriorShape shape = prior_shape(plan);
