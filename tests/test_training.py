@@ -281,7 +281,7 @@ class TestReader:
             (gzip.compress(b"\0\0\x08\x01\0\0\0\x05x"), "got 1 bytes of data, needs 5"),
             (gzip.compress(b"\0\0\x08\x01\0\0\0\x01x"), r"got images \(1,\)"),
         ],
-        ids=["no gzip", "cut short", "type", "length", "shape"],  # gzip's bytes hold the time, which workers disagree on
+        ids=["no gzip", "cut short", "type", "length", "shape"],  # gzip writes the time, which differs between workers
     )
     def test_damaged_files(self, data: Path, tmp_path: Path, content: bytes, words: str) -> None:
         for file in data.iterdir():
