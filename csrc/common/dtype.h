@@ -46,14 +46,20 @@ VF_HD float to_float(F16 x) { return __half2float(__ushort_as_half(x.bits)); }
 
 VF_HD void from_float(float x, F16* out) { out->bits = __half_as_ushort(__float2half_rn(x)); }
 #else
+#  ifdef __aarch64__
+using Half = __fp16;  // gcc has no _Float16 in C++ there before version 13
+#  else
+using Half = _Float16;
+#  endif
+
 VF_HD float to_float(F16 x) {
-  _Float16 half;
+  Half half;
   memcpy(&half, &x.bits, 2);
   return static_cast<float>(half);
 }
 
 VF_HD void from_float(float x, F16* out) {
-  const _Float16 half = static_cast<_Float16>(x);
+  const Half half = static_cast<Half>(x);
   memcpy(&out->bits, &half, 2);
 }
 #endif
