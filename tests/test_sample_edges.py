@@ -145,7 +145,7 @@ def fuzz(rows: int):
     @given(
         st.integers(1, 300),
         st.lists(st.sampled_from([*KINDS, *ADVERSARIAL]), min_size=4, max_size=4),
-        st.integers(0, 2**31),
+        st.integers(0, 2**31 - 1),
         st.integers(-(2**63), 2**63 - 1),
         st.sampled_from([0.0, 1e-6, 0.1, 1.0, 2.5, 1e30]) | st.floats(1e-3, 10),
         st.booleans(),
