@@ -1,4 +1,4 @@
-"""Lays calls out for tests/simt/guidance.h and drawing.h, and makes inputs that have everything in them."""
+"""Guidance calls with everything in them: for Triton's tests, and laid out for tests/simt/guidance.h and drawing.h."""
 
 import math
 import struct

@@ -1,53 +1,25 @@
 """dse_prior, guide and guided_sample in Triton: the CPU kernels' bits in the interpreter; compiled ahead of time."""
 
-import math
-
 import interpreter
 import pytest
 import torch
-from torch import Tensor
+from calls import SPECS, inputs, same
 
 import varfast  # noqa: F401
 
 pytestmark = pytest.mark.needs_triton
 
-# prev_hw, hw, prior, interp, cutoff: a matrix (up to 64 sources), the separable form, one term of it, equal grids.
-GRIDS = {
-    "matrix": ((3, 2), (4, 5), "dse", "bilinear", (3, 2)),
-    "matrix_cut": ((4, 4), (6, 5), "dse", "bicubic", (2, 3)),
-    "separable": ((9, 8), (10, 9), "dse", "bicubic", (8, 8)),
-    "one_term": ((8, 9), (5, 7), "bilinear", "bilinear", (1, 1)),
-    "mean": ((9, 8), (3, 3), "mean", "bilinear", (1, 1)),
-    "equal": ((9, 8), (9, 8), "dse", "bilinear", (9, 8)),
-}
-
-
-def same(ours: Tensor, want: Tensor) -> bool:
-    return ours.dtype == want.dtype and torch.equal(ours.nan_to_num(nan=1e9), want.nan_to_num(nan=1e9))
-
-
-def inputs(name: str, channels: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    """(cond, uncond, prev) with some of each thing that is not finite, and prev strided."""
-    (m_h, m_w), (h, w), *_ = GRIDS[name]
-    g = torch.Generator().manual_seed(len(name))
-    prev = torch.randn(2, m_h * m_w, channels + 3, generator=g)[..., :channels].to(dtype)
-    for channel, value in enumerate((-math.inf, math.nan, math.inf)):
-        prev[1, channel % (m_h * m_w), channel] = value
-    cond, uncond = (torch.randn(2, h * w, channels, generator=g).to(dtype) for _ in range(2))
-    cond[0, 1, :2] = -math.inf
-    return cond, uncond, prev
-
 
 def priors() -> None:
     from varfast.triton_kernels.dse_prior import dse_prior
 
-    for name, spec in GRIDS.items():
+    for name, spec in SPECS.items():
         # Not bfloat16: the interpreter truncates where it should round.
         for dtype in (torch.float32, torch.float16) if name.startswith("matrix") else (torch.float32,):
             _, _, prev = inputs(name, 5, dtype)
             assert same(dse_prior(prev, *spec), torch.ops.varfast.dse_prior(prev, *spec)), (name, dtype)
     _, _, prev = inputs("matrix", 70, torch.float32)
-    assert same(dse_prior(prev, *GRIDS["matrix"]), torch.ops.varfast.dse_prior(prev, *GRIDS["matrix"]))
+    assert same(dse_prior(prev, *SPECS["matrix"]), torch.ops.varfast.dse_prior(prev, *SPECS["matrix"]))
 
 
 def guidance() -> None:
@@ -55,7 +27,7 @@ def guidance() -> None:
 
     number, per_image = (0.3, None), (0.0, torch.tensor([0.7, 1.9], dtype=torch.float64))
     for name in ("matrix", "separable"):
-        prev_hw, hw, *names = GRIDS[name]
+        prev_hw, hw, *names = SPECS[name]
         cond, uncond, prev = inputs(name, 9, torch.float32)
         per_token = (0.0, torch.rand(2, hw[0] * hw[1], dtype=torch.float64))
         cases = [(uncond, prev, per_image, per_token)]
@@ -70,7 +42,7 @@ def guidance() -> None:
 def guided_tokens() -> None:
     from varfast.triton_kernels.guided_sample import guided_sample
 
-    prev_hw, hw, *names = GRIDS["matrix"]
+    prev_hw, hw, *names = SPECS["matrix"]
     seeds = torch.tensor([5, -7])
     for dtype, groups, top_k, top_p in (
         (torch.float32, 1, 9, 0.9),
@@ -93,10 +65,10 @@ def test_bits_of_the_cpu_kernels(case) -> None:
     interpreter.call(case)
 
 
-@pytest.mark.parametrize("name", GRIDS)
+@pytest.mark.parametrize("name", SPECS)
 def test_tables_are_the_operator(name: str) -> None:
     """dse_tables holds what the CPU kernel multiplies by: applied to the identity, the same matrix."""
-    (m_h, m_w), (h, w), *_ = spec = GRIDS[name]
+    (m_h, m_w), (h, w), *_ = spec = SPECS[name]
     matrix, along_h, along_w = torch.ops.varfast.dse_tables(torch.empty(0), *spec)
     if not matrix.numel():
         matrix = torch.einsum("tri,tcj->rcij", along_h, along_w).reshape(m_h * m_w, h * w)
