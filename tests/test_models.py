@@ -11,12 +11,13 @@ import torch
 import torch.nn.functional as F
 from recorded import close, decoder_weights, golden, rebuild
 from safetensors.torch import save_file
+from tiny import ONEDNN
 from torch import Tensor
 
 from varfast import models
 from varfast.models import VAR, VQVAE, VARConfig, VQVAEConfig
 from varfast.models.checkpoint import DERIVED, infer_grids, infer_var, read, write_metadata
-from varfast.models.linear import apply, linear
+from varfast.models.linear import apply, conv3x3, linear
 from varfast.models.quantizer import phi_choice
 
 CASES = (
@@ -295,6 +296,31 @@ def test_linear_is_torchs_whoever_computes_it(bias: bool, gelu: bool) -> None:
             assert linear(x, weight, offset).dtype == torch.bfloat16
     linear(x, weight.requires_grad_(), offset, gelu).sum().backward()
     assert weight.grad is not None
+
+
+@pytest.mark.skipif(not ONEDNN, reason="oneDNN does not compute the products here")
+@pytest.mark.parametrize("gelu", [False, True])
+@pytest.mark.parametrize("shape", [(160, 480), (640, 160), (160, 960), (8, 160), (72, 8), (1024, 384)])
+def test_a_rows_bits_do_not_depend_on_the_rows_beside_it(shape: tuple[int, int], gelu: bool) -> None:
+    torch.manual_seed(0)
+    x, weight, bias = torch.randn(2304, shape[0]), torch.randn(shape[1], shape[0]), torch.randn(shape[1])
+    with torch.inference_mode():
+        together = linear(x, weight, bias, gelu)
+        for rows in (1, 2, 3, 8, 36, 100, 128, 1000):
+            assert torch.equal(linear(x[:rows].clone(), weight, bias, gelu), together[:rows])
+        assert torch.equal(linear(x[None, 7], weight, bias, gelu), together[None, 7])
+
+
+def test_the_quantizers_convolution_is_torchs_and_keeps_a_maps_bits() -> None:
+    torch.manual_seed(0)
+    maps, weight, bias = torch.randn(64, 8, 5, 7), torch.randn(8, 8, 3, 3), torch.randn(8)
+    with torch.inference_mode():
+        got = conv3x3(maps, weight, bias)
+        torch.testing.assert_close(got, F.conv2d(maps, weight, bias, padding=1))
+        assert not ONEDNN or all(torch.equal(conv3x3(one[None], weight, bias)[0], got[i]) for i, one in enumerate(maps))
+    weight.requires_grad_()
+    torch.testing.assert_close(conv3x3(maps, weight, bias), got)
+    assert conv3x3(maps[:0], weight.detach(), bias).shape == (0, 8, 5, 7)
 
 
 def test_other_peoples_layers_keep_their_hooks() -> None:

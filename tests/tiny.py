@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import platform
 from dataclasses import replace
 
 import torch
 
 from varfast.models import VAR, VQVAE, VARConfig, VQVAEConfig
+from varfast.models.linear import HAS_ONEDNN
 
 GRIDS = ((1, 1), (2, 2), (3, 3), (4, 4), (8, 8))
 VAE = VQVAEConfig(GRIDS, 24, 4, channels=1, ch=8, ch_mult=(1, 1, 2), num_res_blocks=1, groups=4)
+# Where oneDNN computes the products of a model, a row's bits do not depend on the rows beside it.
+ONEDNN = HAS_ONEDNN and platform.machine() in ("x86_64", "AMD64")
 
 
 def tiny_var(

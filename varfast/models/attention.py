@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from varfast.models.linear import Linear, linear
+from varfast.models.linear import Linear, SiLU, linear
 
 
 class Modulation(NamedTuple):
@@ -88,7 +88,7 @@ class Block(nn.Module):
         if shared_aln:
             self.ada_gss = nn.Parameter(torch.randn(1, 1, 6, width) / width**0.5)
         else:
-            self.ada_lin = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
+            self.ada_lin = nn.Sequential(SiLU(), Linear(width, 6 * width))
         self.shared_aln = shared_aln
 
     def modulation(self, cond: Tensor, shared: Tensor | None) -> Modulation:

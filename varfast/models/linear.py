@@ -1,4 +1,4 @@
-"""The product that the transformer spends its time in."""
+"""The product that the transformer spends its time in, and the quantizer's convolution as one."""
 
 from __future__ import annotations
 
@@ -9,19 +9,47 @@ from torch import Tensor, nn
 HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
+def _is_plain(x: Tensor, weight: Tensor) -> bool:
+    """Whether oneDNN may be asked by name: a CPU, float32, no gradients."""
+    training = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
+    plain = x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32
+    return HAS_ONEDNN and plain and not training and not torch.is_autocast_enabled("cpu")
+
+
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool = False) -> Tensor:
     """`x` (..., in) times `weight` (out, in), plus `bias` (out,); with `gelu` through the tanh form of GELU.
 
     On a CPU, in float32 and without gradients, oneDNN's inner product is asked for by name: torch gives this case to
     MKL, which leaves AVX-512 unused on AMD's processors. 1024 rows of 1024 x 4096 take one Zen 4 core 96 ms there and
     80 ms here, 128 rows 13.7 and 10.7, with GELU 15.7 and 11.0.
+
+    A row's bits do not depend on the rows beside it, as they do with MKL, so that an image is the same in any batch:
+    of 19 shapes with 1 to 2304 rows, only a single row went to another kernel. It is therefore computed twice.
     """
-    training = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
-    plain = x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32
-    if HAS_ONEDNN and plain and not training and not torch.is_autocast_enabled("cpu"):
-        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "gelu" if gelu else "none", [], "tanh")
+    if _is_plain(x, weight):
+        alone = x.shape[:-1].numel() == 1
+        rows = x.reshape(1, -1).expand(2, -1) if alone else x
+        y = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "gelu" if gelu else "none", [], "tanh")
+        return y[0].view(*x.shape[:-1], -1) if alone else y
     y = F.linear(x, weight, bias)
     return F.gelu(y, approximate="tanh") if gelu else y
+
+
+def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """`F.conv2d` of maps (B, in, H, W) with `weight` (out, in, 3, 3), zeros around: where `linear` keeps a row's bits
+    so does this (oneDNN's convolution rounds by the batch, up to 1e-6 of maps of unit size)."""
+    if not _is_plain(x, weight):
+        return F.conv2d(x, weight, bias, padding=1)
+    patches = F.unfold(x, 3, padding=1).transpose(1, 2)
+    return linear(patches, weight.flatten(1), bias).transpose(1, 2).unflatten(2, x.shape[2:])
+
+
+class SiLU(nn.Module):
+    """`nn.SiLU`; where `linear` keeps a row's bits so does this (torch computes the last few of a thread's numbers by
+    other instructions than the rest)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x / (1 + torch.exp(-x)) if _is_plain(x, x) else F.silu(x)
 
 
 class Linear(nn.Linear):

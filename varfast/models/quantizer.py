@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from varfast.models.linear import conv3x3
+
 Grid = tuple[int, int]
 
 
@@ -34,7 +36,7 @@ class Phi(nn.Conv2d):
 
     def forward(self, h: Tensor) -> Tensor:
         """`h` (B, Cvae, H, W) in any dtype; the convolution runs in that of its weights."""
-        return h * (1 - self.ratio) + super().forward(h.to(self.weight.dtype)).to(h.dtype) * self.ratio
+        return h * (1 - self.ratio) + conv3x3(h.to(self.weight.dtype), self.weight, self.bias).to(h.dtype) * self.ratio
 
 
 class PhiBank(nn.Module):

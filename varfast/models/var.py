@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from varfast.models.attention import Block, Modulation
-from varfast.models.linear import Linear
+from varfast.models.linear import Linear, SiLU
 from varfast.models.quantizer import Grid
 from varfast.models.vqvae import VQVAE
 
@@ -61,7 +61,7 @@ class AdaLNBeforeHead(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.ada_lin = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
+        self.ada_lin = nn.Sequential(SiLU(), Linear(width, 2 * width))
 
     def modulation(self, cond: Tensor) -> tuple[Tensor, Tensor]:
         """`cond` (rows, C) to scale and shift, each (rows, 1, C)."""
@@ -90,13 +90,13 @@ class VAR(nn.Module):
         self.config = config
         self._vae = (vae,)
         width, lengths = config.width, config.lengths
-        self.word_embed = nn.Linear(config.z_channels, width)
+        self.word_embed = Linear(config.z_channels, width)
         self.class_emb = nn.Embedding(config.num_classes + 1, width)
         self.pos_start = nn.Parameter(torch.zeros(1, lengths[0], width))
         self.pos_1LC = nn.Parameter(torch.zeros(1, sum(lengths), width))
         self.lvl_embed = nn.Embedding(len(lengths), width)
         if config.shared_aln:
-            self.shared_ada_lin = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
+            self.shared_ada_lin = nn.Sequential(SiLU(), Linear(width, 6 * width))
         self.blocks = nn.ModuleList(
             Block(width, config.heads, config.shared_aln, config.attn_l2_norm) for _ in range(config.depth)
         )
