@@ -19,7 +19,7 @@ from varfast import DiverseVAR, Sampler, VARScaling
 from varfast.cli import _options
 from varfast.metrics.judge import Judge
 from varfast.metrics.report import Experiment, Report, Setting
-from varfast.models import BUILTIN, load
+from varfast.models import load
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -43,7 +43,8 @@ def measure(
     """Draws and judges what is not yet in the folder."""
     work.mkdir(parents=True, exist_ok=True)
     model = load()
-    experiment = Experiment(model, BUILTIN, work, images=images, batch=50, judge=Judge())
+    weights = _options.weights_sha256("builtin", None, False)
+    experiment = Experiment(model, weights, work, images=images, batch=50, judge=Judge())
     rows = [
         Setting(name, f"cfg=1; {guidance!r}", partial(Sampler, guidance=guidance, cfg=1.0))
         for name, guidance in settings.items()

@@ -6,6 +6,7 @@ import errno
 import gzip
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from PIL import Image
 from tiny import tiny_var
 
 from varfast import Sampler, cli
+from varfast._files import file_sha256
 from varfast.cli import _picture, evaluate
 from varfast.metrics import classifier, inception
 from varfast.training import export_builtin, export_classifier
@@ -114,6 +116,15 @@ def test_other_settings_in_the_folder_are_an_error_unless_overwritten(run: Run, 
     assert json.loads((tmp_path / "out" / "settings.json").read_text())["cfg"] == 3
 
 
+def test_other_weights_under_the_same_name_are_other_settings(run: Run, weights: Path, tmp_path: Path) -> None:
+    export_builtin(tiny_var(), tmp_path)
+    words = ("sample", "-o", "out", "--classes", "0", "-n", 1, "--model", tmp_path / "builtin.safetensors")
+    assert run(*words, model=False)[0] == 0
+    export_builtin(tiny_var(seed=1), tmp_path)
+    code, text = run(*words, model=False)
+    assert code == 2 and "other settings" in text
+
+
 def test_compare_draws_one_row_per_method(run: Run, tmp_path: Path) -> None:
     code, text = run("compare", "-o", "pic/all.png", "--classes", "0,1,2", "-n", 1)
     assert code == 0 and "5 methods, 3 images each" in text
@@ -129,7 +140,7 @@ def test_eval_measures_caches_and_resumes(
     code, text = run(*words, "-m", "plain", "-m", "ssg")
     assert code == 0, text
     results = json.loads((tmp_path / "ev" / "results.json").read_text())
-    assert results["classifier_sha256"] == classifier.file_sha256(classifier.WEIGHTS)
+    assert results["classifier_sha256"] == file_sha256(classifier.WEIGHTS)
     titles = [row["title"] for row in results["rows"]]
     assert titles == ["real training images", "their reconstructions", "plain", "SSG", "SSG", "sampling", "sampling"]
     assert all(len(row["metrics"]["fd"]) == 2 for row in results["rows"][2:])
@@ -147,6 +158,12 @@ def test_eval_measures_caches_and_resumes(
     assert not calls
     code, _ = run(*words, "-m", "plain", "-m", "diverse_var", "--no-controls")
     assert code == 0 and len(calls) == 2 * 3
+    # Other test data are another evaluation.
+    file = Path(shutil.copytree(data, tmp_path / "data")) / "t10k-labels-idx1-ubyte.gz"
+    file.write_bytes(gzip.compress(gzip.decompress(file.read_bytes())[:-1] + b"\0"))
+    words = ("eval", "-o", "ev", "--data", file.parent, *words[5:])
+    run(*words, "-m", "plain", "--no-controls", "--no-references")
+    assert len(calls) == 2 * 2 * 3
 
 
 def test_eval_without_data_says_how_to_get_it(run: Run, tmp_path: Path) -> None:
@@ -190,6 +207,13 @@ def test_train_runs_a_stage_and_resumes(run: Run, data: Path, tmp_path: Path) ->
     assert code == 1 and "batch_size" in text  # 60 images are fewer than one batch
     code, text = run("train", "-o", "tr", "--transformer", "--data", data, model=False)
     assert code == 1 and "tokenizer" in text
+
+
+@pytest.mark.parametrize("command", ["sample", "compare", "eval"])
+def test_help_names_no_option_that_a_command_lacks(run: Run, command: str) -> None:
+    code, text = run(command, "--help", model=False)
+    words = text.replace("│", " ").split()
+    assert code == 0 and ("--download)" not in text or "--download" in words)
 
 
 def test_info_names_every_op_and_its_backend(run: Run) -> None:

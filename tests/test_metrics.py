@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import cast
+
 import pytest
 import scipy.linalg
 import torch
@@ -12,6 +15,7 @@ from varfast import SSG, DiverseVAR, Sampler, VARScaling
 from varfast.metrics.frechet import frechet_distance
 from varfast.metrics.judge import within_class_variance
 from varfast.metrics.prdc import prdc, radii
+from varfast.metrics.report import Experiment, Report
 from varfast.metrics.sharing import Sharing
 
 
@@ -71,6 +75,27 @@ def test_variance_is_taken_within_classes() -> None:
 def test_wrong_features_are_named(metric, match: str, real: Tensor, fake: Tensor) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(ValueError, match=match):
         metric(real, fake)
+
+
+def test_shared_work_may_be_in_bfloat16() -> None:
+    model = tiny_var().bfloat16()
+    model.vae.float()
+    images = Sampler(Sharing(model), smooth=True)(labels=[0, 1], seeds=[0, 1])
+    assert torch.equal(images, Sampler(model, smooth=True)(labels=[0, 1], seeds=[0, 1]))
+
+
+def test_images_are_rebuilt_where_the_model_is() -> None:
+    seen: list[str] = []
+
+    def encode(images: Tensor) -> list[Tensor]:
+        seen.append(images.device.type)
+        return [torch.zeros(len(images), 1, 32, 32)]
+
+    vae = SimpleNamespace(encode=encode, decode_ids=lambda ids: ids[0])
+    model = SimpleNamespace(vae=vae, codebook=torch.empty(1, device="meta"))
+    report = Report(cast(Experiment, SimpleNamespace(model=model, batch=2)), lambda count: None)
+    assert report._rebuild(torch.zeros(3, 1, 32, 32, dtype=torch.uint8)).shape == (3, 1, 32, 32)
+    assert seen == ["meta", "meta"]
 
 
 def test_shared_work_gives_the_same_bits_and_is_shared(monkeypatch: pytest.MonkeyPatch) -> None:

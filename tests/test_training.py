@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import os
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,8 @@ import torch
 from torch import nn
 
 from varfast import models
-from varfast._files import atomic_write
-from varfast.metrics.classifier import Classifier, embed, file_sha256, load_classifier
+from varfast._files import atomic_write, file_sha256
+from varfast.metrics.classifier import Classifier, embed, load_classifier
 from varfast.metrics.data import find_folder, load_split, to_float
 from varfast.models import VQVAE, VARConfig, VQVAEConfig
 from varfast.training import (
@@ -194,6 +196,31 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path) -> None:
     assert file.read_text() == "old" and list(tmp_path.iterdir()) == [file]
     atomic_write(file, lambda path: path.write_text("new"))
     assert file.read_text() == "new" and list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o077, 0o600)])
+def test_a_file_may_be_read_by_whom_the_umask_lets(tmp_path: Path, mask: int, mode: int) -> None:
+    def private(path: Path) -> None:
+        path.unlink(missing_ok=True)
+        os.close(os.open(path, os.O_CREAT, 0o600))
+
+    before = os.umask(mask)
+    try:
+        atomic_write(tmp_path / "weights", private)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "weights").stat().st_mode & 0o777 == mode
+
+
+def test_a_large_file_is_hashed_in_pieces(tmp_path: Path) -> None:
+    files = [tmp_path / "large", tmp_path / "small"]
+    for file, size in zip(files, (2**24, 3), strict=True):
+        file.write_bytes(b"x" * size)
+    tracemalloc.start()
+    digest = file_sha256(*files)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert digest == hashlib.sha256(b"x" * (2**24 + 3)).hexdigest() and peak < 2**22
 
 
 def test_schedule_and_batches() -> None:

@@ -10,9 +10,10 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from varfast._files import file_sha256
 from varfast.cli import _methods
 from varfast.metrics.data import CANVAS, CLASSES
-from varfast.models import VAR, load
+from varfast.models import VAR, files, load
 
 ModelOption = Annotated[
     str, typer.Option("--model", help="builtin, var-d16 to var-d36 (with --download), or a checkpoint file.")
@@ -40,6 +41,13 @@ def load_model(model: str, vae: Path | None, download: bool, device: str, dtype:
     except RuntimeError as error:
         raise typer.BadParameter(f"--device: {error}") from error
     return load(model, vae, dtype=dtypes[dtype], device=device, download=download)
+
+
+def weights_sha256(model: str, vae: Path | None, download: bool) -> dict[str, str]:
+    """What tells the weights that the options name from all others, to be kept with results."""
+    file, own_vae = files(model, download)
+    used = {"model_sha256": file, "vae_sha256": vae or own_vae}
+    return {name: file_sha256(Path(path)) for name, path in used.items() if path is not None}
 
 
 def draws_clothes(model: VAR) -> bool:

@@ -16,16 +16,15 @@ from varfast.cli._options import (
     CfgOption,
     DataOption,
     DeviceOption,
+    DownloadOption,
     DtypeOption,
     MethodsOption,
     ModelOption,
     VaeOption,
 )
-from varfast.metrics.classifier import file_sha256
 from varfast.metrics.inception import InceptionJudge, load_network
 from varfast.metrics.judge import Judge
 from varfast.metrics.report import Experiment, Report, Setting
-from varfast.models import BUILTIN
 
 DEFAULT = ("plain", "ssg", "var_scaling", "diverse_var", "ssg + var_scaling + diverse_var")
 # What would be seen if SSG's effect were not its own: sharper or softer tokens at the last scale, and a prior that
@@ -45,6 +44,7 @@ def evaluate(
     data: DataOption = None,
     model: ModelOption = "builtin",
     vae: VaeOption = None,
+    download: DownloadOption = False,
     reference: Annotated[
         Path | None, typer.Option(help="Of other models: a folder of real images, or an .npz reference batch.")
     ] = None,
@@ -61,7 +61,7 @@ def evaluate(
     against --reference: FID, sFID, Inception score, precision and recall; needs torch-fidelity and its weights.
     Each finished (method, seed) is kept in the folder, so that an interrupted run goes on where it was.
     """
-    loaded = _options.load_model(model, vae, False, device, dtype)
+    loaded = _options.load_model(model, vae, download, device, dtype)
     clothes = _options.draws_clothes(loaded)
     if clothes != (reference is None):
         needs = "is for models of other images" if clothes else "is needed: the model draws no Fashion-MNIST"
@@ -73,12 +73,10 @@ def evaluate(
     if controls:
         texts += [text.format(sharper=[*last, 0.83], softer=[*last, 1.18]) for text in CONTROLS]
     methods = [_methods.parse(text, presets=_options.presets(loaded)) for text in dict.fromkeys(texts)]
-    file = BUILTIN if model == "builtin" else Path(model)
     folder = writable_folder(out)
     judge = Judge(data) if reference is None else InceptionJudge(reference, load_network(inception, device), batch)
-    if vae is not None:
-        judge.facts["vae_sha256"] = file_sha256(vae)
-    experiment = Experiment(loaded, file, folder, images=images, batch=batch, judge=judge)
+    weights = _options.weights_sha256(model, vae, download)
+    experiment = Experiment(loaded, weights, folder, images=images, batch=batch, judge=judge)
     rest = "" if dtype == "float32" else f"; {dtype}"
     settings = [Setting(m.title, f"cfg={cfg:g}; {m}{rest}", partial(m.sampler, cfg=cfg)) for m in methods]
     with _options.progress() as bar:

@@ -57,7 +57,8 @@ def sample(
     parsed = _methods.parse(method, presets=_options.presets(loaded))
     names = _options.class_names(loaded)
     labels = _options.parse_classes(classes, names, default=10)
-    settings = {"model": model, "dtype": dtype, "method": str(parsed), "cfg": cfg, "temperature": temperature}
+    settings: dict[str, Any] = {"model": model, **_options.weights_sha256(model, vae, download)}
+    settings |= {"dtype": dtype, "method": str(parsed), "cfg": cfg, "temperature": temperature}
     settings |= {"top_k": top_k, "top_p": top_p, "min_p": min_p}
     sampler = parsed.sampler(loaded, cfg=cfg, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
     folder = writable_folder(out)

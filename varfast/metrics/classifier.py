@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,11 +56,6 @@ def load_classifier(path: str | os.PathLike[str] | None = None) -> Classifier:
     except (SafetensorError, RuntimeError) as error:
         raise ValueError(f"{file}: not a varfast classifier: {error}") from error
     return model.eval().requires_grad_(False)
-
-
-def file_sha256(path: str | os.PathLike[str] | None = None) -> str:
-    """Hex SHA-256 of the classifier file: metrics are comparable only between runs that print the same one."""
-    return hashlib.sha256(Path(path or WEIGHTS).read_bytes()).hexdigest()
 
 
 def _batches(images: Tensor, size: int) -> Iterator[Tensor]:

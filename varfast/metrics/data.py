@@ -11,11 +11,15 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from varfast import _env
+from varfast._files import file_sha256
+
 CLASSES = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot")
 CANVAS = 32
 
 _DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 _PREFIX = {"train": "train", "test": "t10k"}
+_FILES = [f"{p}-{kind}" for p in _PREFIX.values() for kind in ("images-idx3-ubyte.gz", "labels-idx1-ubyte.gz")]
 
 
 @dataclass(frozen=True)
@@ -39,9 +43,8 @@ def find_folder(folder: str | os.PathLike[str] | None = None) -> Path:
 
     Raises FileNotFoundError, saying how to get the data, if a file is missing there.
     """
-    path = Path(folder or os.environ.get("VARFAST_DATA") or _DEBIAN)
-    names = [f"{p}-{kind}" for p in _PREFIX.values() for kind in ("images-idx3-ubyte.gz", "labels-idx1-ubyte.gz")]
-    missing = [n for n in names if not (path / n).is_file()]
+    path = Path(folder or _env.read("VARFAST_DATA") or _DEBIAN)
+    missing = [n for n in _FILES if not (path / n).is_file()]
     if missing:
         raise FileNotFoundError(
             f"Fashion-MNIST not found: {path} lacks {', '.join(missing)}. On Debian or Ubuntu: "
@@ -49,6 +52,12 @@ def find_folder(folder: str | os.PathLike[str] | None = None) -> Path:
             "data_dir (--data) or in $VARFAST_DATA."
         )
     return path
+
+
+def data_sha256(folder: str | os.PathLike[str] | None = None) -> str:
+    """Hex SHA-256 of the four files: what is measured on other data is another result. Raises as `find_folder`."""
+    path = find_folder(folder)
+    return file_sha256(*(path / name for name in _FILES))
 
 
 def load_split(split: str, folder: str | os.PathLike[str] | None = None) -> Split:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from varfast._files import file_sha256
 from varfast.metrics import classifier
-from varfast.metrics.data import Split, load_split
+from varfast.metrics.data import Split, data_sha256, load_split
 from varfast.metrics.frechet import frechet_distance
 from varfast.metrics.prdc import prdc, radii
 
@@ -43,7 +45,10 @@ class Judge:
     ) -> None:
         self.data_dir = data_dir
         self.model = classifier.load_classifier(classifier_path)
-        self.facts = {"classifier_sha256": classifier.file_sha256(classifier_path)}
+        self.facts = {
+            "classifier_sha256": file_sha256(Path(classifier_path or classifier.WEIGHTS)),
+            "data_sha256": data_sha256(data_dir),
+        }
         test = load_split("test", data_dir)
         self._real, _ = classifier.embed(self.model, test.images)
         self._radii = radii(self._real)

@@ -16,7 +16,6 @@ from torch import Tensor
 
 import varfast
 from varfast._files import atomic_write
-from varfast.metrics.classifier import file_sha256
 from varfast.metrics.data import to_float
 from varfast.metrics.inception import InceptionJudge
 from varfast.metrics.judge import Judge
@@ -32,13 +31,13 @@ class Experiment:
     """What all rows of an evaluation share.
 
     Attributes:
-        model: the generator. model_file: where it came from; its hash goes into every result.
+        model: the generator. weights: the hashes of its files, by name; they go into every result.
         folder: where results are kept. images: per method and seed. batch: per run of the model.
         judge: what scores images; and what it compares them with.
     """
 
     model: VAR
-    model_file: Path
+    weights: dict[str, str]
     folder: Path
     images: int
     batch: int
@@ -48,7 +47,7 @@ class Experiment:
     def __post_init__(self) -> None:
         self.facts = {
             "images": self.images,
-            "model_sha256": file_sha256(self.model_file),
+            **self.weights,
             **self.judge.facts,
             "varfast": varfast.__version__,
         }
@@ -144,10 +143,10 @@ class Report:
 
     @torch.inference_mode()
     def _rebuild(self, images: Tensor) -> Tensor:
-        vae = self.experiment.model.vae
+        vae, device = self.experiment.model.vae, self.experiment.model.codebook.device
         parts = []
         for some in images.split(self.experiment.batch):
-            parts.append(to_bytes(vae.decode_ids(vae.encode(to_float(some)))))
+            parts.append(to_bytes(vae.decode_ids(vae.encode(to_float(some).to(device)))).cpu())
         return torch.cat(parts)
 
     def cells(self, row: dict[str, Any], separator: str) -> list[str]:

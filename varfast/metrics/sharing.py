@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from varfast.protocol import BlockHook, Model
@@ -77,4 +78,4 @@ class Sharing:
 
 
 def _bytes(tensor: Tensor) -> bytes:
-    return tensor.cpu().numpy().tobytes()
+    return tensor.cpu().contiguous().view(torch.uint8).numpy().tobytes()  # NumPy has no bfloat16

@@ -42,13 +42,8 @@ def load(
 
     Raises FileNotFoundError for missing files, ValueError for files that do not fit, saying which tensors.
     """
-    if str(name_or_path) == "builtin":
-        name_or_path = BUILTIN
-        if not BUILTIN.is_file():
-            raise FileNotFoundError(f"no built-in model at {BUILTIN}: train it with `varfast train`")
-    elif str(name_or_path) in HUB_VARS:
-        name_or_path, fetched = _from_hub(str(name_or_path), download)
-        vae = fetched if vae is None else vae
+    name_or_path, own_vae = files(name_or_path, download)
+    vae = own_vae if vae is None else vae
     tensors, metadata = checkpoint.read(name_or_path)
     stored = checkpoint.stored_configs(metadata)
     if stored is not None:
@@ -68,6 +63,17 @@ def load(
         model = VAR(config, vae)
     checkpoint.fill(model, tensors, what=str(name_or_path), dtype=dtype, device=device)
     return model.eval().requires_grad_(False)
+
+
+def files(name_or_path: PathLike, download: bool = False) -> tuple[PathLike, PathLike | None]:
+    """The files that `load` reads: the model's, and its VQ-VAE's where a name stands for both. Raises as `load`."""
+    if str(name_or_path) in HUB_VARS:
+        return _from_hub(str(name_or_path), download)
+    if str(name_or_path) != "builtin":
+        return name_or_path, None
+    if not BUILTIN.is_file():
+        raise FileNotFoundError(f"no built-in model at {BUILTIN}: train it with `varfast train`")
+    return BUILTIN, None
 
 
 def _build_vae(config: VQVAEConfig, tensors: checkpoint.Tensors, what: str, device: torch.device | str) -> VQVAE:
