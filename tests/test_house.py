@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -127,6 +128,26 @@ def test_every_variable_that_is_read_is_in_the_table() -> None:
     texts = [path.read_text() for path in tracked() if path.suffix in (".py", ".h", ".cpp", ".cu", ".txt", "")]
     found = {name for text in texts for name in re.findall(r"environ[^\n]*[\"'](VARFAST_\w+)", text)}
     assert found <= set(_env.VARIABLES)
+
+
+def test_the_package_reads_its_variables_through_the_table() -> None:
+    for path in tracked("varfast/*.py"):
+        assert not re.search(r"environ[^\n]*VARFAST|getenv", path.read_text()), path.relative_to(ROOT)
+
+
+def test_the_package_depends_on_what_it_imports() -> None:
+    found = set()
+    for path in [*tracked("varfast/*.py"), *tracked("triton_kernels/*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                found.add(node.module)
+            elif isinstance(node, ast.Import):
+                found |= {alias.name for alias in node.names}
+    found = {name.split(".")[0] for name in found} - set(sys.stdlib_module_names) - {"varfast"}
+    text = (ROOT / "pyproject.toml").read_text()
+    needed = re.findall(r"[\w-]+", re.search(r"^dependencies = \[(.*?)^\]", text, re.M | re.S)[1])  # type: ignore[index]
+    needed = {"PIL" if name == "pillow" else name for name in needed if name[0].isalpha()}
+    assert needed <= found <= needed | {"triton", "huggingface_hub", "torch_fidelity"}
 
 
 def test_no_path_of_a_machine() -> None:
