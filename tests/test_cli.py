@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from varfast import Sampler, cli
 from varfast._files import file_sha256
 from varfast.cli import _picture, evaluate
 from varfast.metrics import classifier, inception
-from varfast.training import export_builtin, export_classifier
+from varfast.training import export_builtin, export_classifier, loop, train_classifier
 
 Run = Callable[..., tuple[int, str]]
 
@@ -38,9 +39,9 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Random pictures in the format of Fashion-MNIST: 60 to train on, 40 to test on."""
+    """Random pictures in the format of Fashion-MNIST: 160 to train on, 40 to test on."""
     folder, random = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
-    for prefix, count in (("train", 60), ("t10k", 40)):
+    for prefix, count in (("train", 160), ("t10k", 40)):
         for kind, array in (
             ("images-idx3", random.integers(0, 256, (count, 28, 28), dtype=np.uint8)),
             ("labels-idx1", (np.arange(count) % 10).astype(np.uint8)),
@@ -201,11 +202,33 @@ def test_eval_of_other_models_needs_a_reference_and_inception(
     assert set(results["rows"][0]["metrics"]) == {"fid", "sfid", "is", "precision", "recall"}
 
 
-def test_train_runs_a_stage_and_resumes(run: Run, data: Path, tmp_path: Path) -> None:
-    words = ("train", "-o", "tr", "--classifier", "--data", data, "--steps", 2)
-    code, text = run(*words, model=False)
-    assert code == 1 and "batch_size" in text  # 60 images are fewer than one batch
-    code, text = run("train", "-o", "tr", "--transformer", "--data", data, model=False)
+def test_train_runs_a_stage_and_resumes(run: Run, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ("--classifier", "--data", data, "--steps", 3)
+    code, text = run("train", "-o", "whole", *words, model=False)
+    assert code == 0 and "classifier done" in text, text
+    one_step, steps = loop.Run._one_step, []
+
+    def interrupted(self: loop.Run, *args: Any) -> None:
+        if len(steps) == 2:
+            steps.clear()
+            raise KeyboardInterrupt
+        steps.append(self.step)
+        one_step(self, *args)
+
+    monkeypatch.setitem(train_classifier.__kwdefaults__, "save_every", 1)
+    monkeypatch.setattr(loop.Run, "_one_step", interrupted)
+    assert run("train", "-o", "halves", *words, model=False)[0] == 130
+    assert run("train", "-o", "halves", *words, model=False)[0] == 0
+    assert steps == [2]
+    whole, halves = (tmp_path / name / "classifier.safetensors" for name in ("whole", "halves"))
+    assert whole.read_bytes() == halves.read_bytes()
+
+
+def test_train_says_what_is_missing_or_does_not_fit(run: Run, data: Path, tmp_path: Path) -> None:
+    words = ("train", "-o", "tr", "--data", data, "--steps", 1)
+    code, text = run(*words, "--classifier", "--limit", 60, model=False)
+    assert code == 1 and "batch_size" in text
+    code, text = run(*words, "--transformer", model=False)
     assert code == 1 and "tokenizer" in text
 
 

@@ -147,6 +147,20 @@ def test_a_checkpoint_of_another_shape_is_refused(data: Path, tmp_path: Path) ->
         train_transformer(data, tmp_path, tiny_vae(), config=wider, batch_size=8, steps=1)
 
 
+def test_a_checkpoint_of_other_settings_is_refused(data: Path, tmp_path: Path) -> None:
+    run_classifier(data, tmp_path, steps=1, limit=16)
+    for other in ({"steps": 2}, {"limit": 8}, {"seed": 1}, {"lr": 1e-5}):
+        with pytest.raises(
+            ValueError, match=r"belongs to a run with .*, this one has .*; give the same to go on"
+        ) as error:
+            run_classifier(data, tmp_path, **{"steps": 1, "limit": 16} | other)
+        (name,) = other
+        assert {"limit": "images 16, this one has images 8"}.get(name, f" {name} ") in str(error.value)
+    with pytest.raises(ValueError, match="batch_size 8, this one has batch_size 4;"):
+        train_classifier(data, tmp_path, batch_size=4, steps=1, limit=16)
+    assert run_classifier(data, tmp_path, steps=1, resume=False).settings["images"] == 24
+
+
 def test_a_checkpoint_of_another_tokenizer_or_half_a_file_is_refused(data: Path, tmp_path: Path) -> None:
     run_transformer(data, tmp_path, steps=1)
     other = tiny_vae()

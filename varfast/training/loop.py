@@ -34,7 +34,7 @@ class Run:
 
     `modules` and `optimizers` are saved by name; each optimizer's own learning rates are the peaks of the schedule.
     `averages` (a moving average of every module, for evaluation and export) is made here. `depends_on` fingerprints
-    an earlier stage: a checkpoint made after another one is refused.
+    an earlier stage: a checkpoint made after another one is refused, as is one made under other `settings`.
     """
 
     name: str
@@ -53,6 +53,7 @@ class Run:
     averages: dict[str, nn.Module] = field(init=False)
     folder: Path = field(init=False)
     peaks: list[list[float]] = field(init=False)
+    settings: dict[str, Any] = field(init=False)
     shown: dict[str, Tensor] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -61,6 +62,8 @@ class Run:
         self.folder = writable_folder(self.out_dir)
         self.averages = {k: copy.deepcopy(m).eval().requires_grad_(False) for k, m in self.modules.items()}
         self.peaks = [[g["lr"] for g in o.param_groups] for o in self.optimizers]
+        named = ("steps", "batch_size", "warmup", "final_lr", "seed", "ema")
+        self.settings = {"lr": self.peaks} | {name: getattr(self, name) for name in named}
 
     @property
     def checkpoint(self) -> Path:
@@ -73,6 +76,7 @@ class Run:
         `step_fn` does the whole step (zero_grad, backward, optimizer steps) and returns scalars to show.
         A finished checkpoint with `resume=True` returns at once.
         """
+        self.settings["images"] = data_size
         if resume and self.checkpoint.is_file():
             self.load()
         if self.step >= self.steps:
@@ -133,6 +137,7 @@ class Run:
         state = {
             "step": self.step,
             "depends_on": self.depends_on,
+            "settings": self.settings,
             "modules": {k: m.state_dict() for k, m in self.modules.items()},
             "averages": {k: m.state_dict() for k, m in self.averages.items()},
             "optimizers": [o.state_dict() for o in self.optimizers],
@@ -149,6 +154,14 @@ class Run:
             raise ValueError(
                 f"{self.checkpoint}: was trained on another tokenizer than the one now given; "
                 "delete it or pass resume=False"
+            )
+        old = state.get("settings", {})
+        other = [name for name, value in self.settings.items() if old.get(name) != value]
+        if other:
+            theirs, ours = (", ".join(f"{name} {s.get(name)}" for name in other) for s in (old, self.settings))
+            raise ValueError(
+                f"{self.checkpoint}: belongs to a run with {theirs}, this one has {ours}; give the same to go on, "
+                "or another folder, or resume=False (--no-resume) to start anew"
             )
         try:
             for name, module in self.modules.items():
