@@ -17,15 +17,17 @@ import functools
 import importlib
 import types
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from varfast.hosts.code import CoDe
 from varfast.protocol import Model
+from varfast.sampler import Sampler
 
 __all__ = ["HOSTS", "CoDe", "patch", "unpatch", "wrap"]
 
 HOSTS = ("var", "flexvar", "infinity", "hart", "hmar")
 PROTOCOL = ("grids", "vocab_size", "num_classes", "codebook", "begin", "features", "head", "advance", "decode")
+ADDED = ("temperature", "temperature_last", "min_p", "path")  # what `patch` hands on to the sampler
 Object = TypeVar("Object")
 
 
@@ -55,23 +57,25 @@ def patch(model: Object, guidance: Sequence[object] = (), **sampling: Any) -> Ob
     Args:
         model: an upstream object of one of `HOSTS`.
         guidance: guidance objects, as `varfast.Sampler` takes them.
-        sampling: arguments of `varfast.Sampler` that the upstream method lacks: `temperature`, `min_p`, `path`.
+        sampling: arguments of `varfast.Sampler` beyond the upstream method's own: `temperature`, `temperature_last`,
+            `min_p`, `path`.
 
     Returns:
         The same object. A second `patch` replaces the first, `unpatch` takes it back.
 
     Raises:
-        TypeError, ValueError: as `wrap` and `varfast.Sampler` do.
+        TypeError, ValueError: a wrong argument, by name, here and not at the first image.
 
     Notes:
-        Without guidance the images have the same distribution as the host's own, with temperature 0 (or `top_k=1`)
-        they are the same images. Random numbers are varfast's: see the host's `inference` for how its seed argument
-        becomes one seed per image.
+        Without guidance the images have the same distribution as the host's own (but for HART's smooth mode, see its
+        `inference`), with temperature 0 (or `top_k=1`) they are the same images. Random numbers are varfast's: see the
+        host's `inference` for how its seed argument becomes one seed per image.
     """
     host = _host_of(model)
     own = getattr(type(model), host.METHOD, None)
     if own is None:
         raise TypeError(f"model: {type(model).__name__} has no method {host.METHOD} to replace; use varfast.wrap")
+    _check_sampling(host, model, guidance, sampling)
     function = host.inference(model, tuple(guidance), sampling)
     functools.update_wrapper(function, own)
     unpatch(model)
@@ -90,6 +94,18 @@ def unpatch(model: Object) -> Object:
         if current.before_varfast is not None:
             setattr(model, method, current.before_varfast)
     return model
+
+
+def _check_sampling(host: Any, model: Any, guidance: Sequence[object], sampling: dict[str, Any]) -> None:
+    """The checks of the sampler's constructor, which asks a model for nothing but its scales.
+
+    Where only the call tells how many there are, the lists that were given must have one length.
+    """
+    if wrong := sorted(sampling.keys() - set(ADDED)):
+        raise TypeError(f"patch takes {', '.join(ADDED)} besides guidance, got {', '.join(wrong)}")
+    lengths = [len(value) for value in sampling.values() if isinstance(value, Sequence) and not isinstance(value, str)]
+    scales = len(model.patch_nums) if "patch_nums" in host.ATTRIBUTES else max(lengths, default=1)
+    Sampler(cast(Model, types.SimpleNamespace(grids=[(1, 1)] * scales)), guidance, **sampling)
 
 
 def _host_of(model: object) -> Any:

@@ -154,7 +154,7 @@ def inference(model: Any, guidance: tuple[object, ...], sampling: dict[str, Any]
     Its arguments and its result, (B, 3, H, W) in [0, 1], are upstream's, and `more_smooth` is ignored as there; how
     `g_seed` becomes one seed per image is told at `varfast.hosts.var.image_seeds`.
     """
-    Sampler(wrap(model), guidance, **sampling)  # a wrong argument is an error here, not at the first image
+    wrap(model)  # an unsupported variant is an error here, not at the first image
 
     def generate(
         self: Any,

@@ -227,7 +227,7 @@ def inference(model: Any, guidance: tuple[object, ...], sampling: dict[str, Any]
     Its arguments and its result, (B, 3, H, W) in [0, 1], are upstream's; how `g_seed` becomes one seed per image is
     told at `image_seeds`. `more_smooth` is the sampler's smooth mode.
     """
-    Sampler(wrap(model), guidance, **sampling)  # a wrong argument is an error here, not at the first image
+    wrap(model)  # an unsupported variant is an error here, not at the first image
 
     def autoregressive_infer_cfg(
         self: Any,
