@@ -12,6 +12,7 @@ from lookalikes import UpstreamFlexVAR, UpstreamHART, UpstreamHMAR
 from signatures import check_signature
 from tiny import tiny_var
 from torch import Tensor, nn
+from upstream_like import UpstreamVAR
 
 import varfast
 from varfast import SSG, DiverseVAR, Sampler, VARScaling
@@ -50,7 +51,7 @@ def text(*lengths: int) -> tuple[Tensor, list[int], Tensor, int]:
 def infinity(patchify: int = 0) -> Case:
     model = UpstreamInfinity(patchify)
     call = dict(vae=model.vae, scale_schedule=SCHEDULE, label_B_or_BLT=text(5, 3, 4), B=3, cfg_list=[3.0] * 3)
-    call |= dict(tau_list=[1.0] * 3, cfg_insertion_layer=[0], vae_type=8, ret_img=True)
+    call |= dict(tau_list=[1.0] * 3, cfg_insertion_layer=[0], returns_vemb=1, vae_type=8, ret_img=True)
     return model, "autoregressive_infer_cfg", call
 
 
@@ -124,6 +125,27 @@ def test_other_objects_and_other_arguments_are_refused(host: str) -> None:
         varfast.wrap(nn.Linear(1, 1))
     with pytest.raises(TypeError, match="missing" if host != "hmar" else "unexpected"):
         varfast.wrap(model, **({} if host != "hmar" else {"text": 1}))
+
+
+VAR_LIKE: dict[str, Callable[[], Case]] = {"var": lambda: (UpstreamVAR(tiny_var()), "autoregressive_infer_cfg", {})}
+
+
+@pytest.mark.parametrize("host", HOSTS | VAR_LIKE)
+def test_patch_refuses_wrong_arguments_before_the_first_image(host: str) -> None:
+    model, method, _ = (HOSTS | VAR_LIKE)[host]()
+    wrong: tuple[tuple[type[Exception], str, tuple, dict[str, Any]], ...] = (
+        (TypeError, "besides guidance, got cfg, top_k", (), {"cfg": 4.0, "top_k": 9}),
+        (TypeError, "besides guidance, got smooth", (), {"smooth": True}),
+        (TypeError, "besides guidance, got nonsense", (), {"nonsense": 1}),
+        (TypeError, "guidance: 7 has none of the hooks", ([7],), {}),
+        (ValueError, "temperature must be finite", (), {"temperature": -1.0}),
+        (ValueError, "must be a number or a list of", (), {"temperature": [1.0] * 4, "min_p": [0.1] * 3}),
+        (ValueError, "path must be auto", (), {"path": "middle"}),
+    )
+    for error, words, arguments, sampling in wrong:
+        with pytest.raises(error, match=words):
+            varfast.patch(model, *arguments, **sampling)
+    assert method not in vars(model)
 
 
 def wrap_hart(model: Any, **changes: Any) -> Any:
@@ -241,7 +263,10 @@ def test_infinity_refuses_blocks_without_fused_norm_and_wrong_calls() -> None:
     model, method, call = infinity()
     varfast.patch(model)
     for changes, words in (
-        ({"vae_type": 0}, "vae_type above 0"),
+        ({"vae_type": 0}, "vae_type and returns_vemb above 0"),
+        ({"returns_vemb": 0}, "vae_type and returns_vemb above 0"),
+        ({"cfg_insertion_layer": [0, 2]}, r"cfg_insertion_layer must hold ints from -3 to 1, got \[0, 2\]"),
+        ({"cfg_insertion_layer": [-4]}, "cfg_insertion_layer must hold ints from -3 to 1"),
         ({"B": 2}, "text of 3 prompts, needs B=2"),
         ({"cfg_list": [1.0]}, "cfg_list and tau_list must hold 3 numbers"),
         ({"label_B_or_BLT": None}, "text and negative must be upstream's tuples"),

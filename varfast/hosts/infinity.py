@@ -274,8 +274,10 @@ def inference(model: Any, guidance: tuple[object, ...], sampling: dict[str, Any]
         sampling_per_bits: int = 1,
     ) -> Any:
         count, depth = len(scale_schedule), len(self.unregistered_blocks)
-        if vae_type == 0 or gt_leak or trunk_scale < count:
-            raise ValueError("patched Infinity needs vae_type above 0, gt_leak 0 and no trunk_scale")
+        if vae_type == 0 or returns_vemb == 0 or gt_leak or trunk_scale < count:
+            raise ValueError("patched Infinity needs vae_type and returns_vemb above 0, gt_leak 0 and no trunk_scale")
+        if not all(-depth < item <= 1 for item in cfg_insertion_layer):  # 1 is upstream's too, and does nothing there
+            raise ValueError(f"cfg_insertion_layer must hold ints from {1 - depth} to 1, got {cfg_insertion_layer}")
         if min(len(cfg_list), len(tau_list)) < count:
             raise ValueError(f"cfg_list and tau_list must hold {count} numbers, got {cfg_list} and {tau_list}")
         cfg = tuple(cfg_list[:count])
@@ -286,14 +288,10 @@ def inference(model: Any, guidance: tuple[object, ...], sampling: dict[str, Any]
         )  # fmt: skip
         if wrapped.num_classes != B:
             raise ValueError(f"label_B_or_BLT: got the text of {wrapped.num_classes} prompts, needs B={B}")
-        sampler = Sampler(
-            wrapped,
-            guidance,
-            cfg=CFG(1.0, strengths(cfg) if 0 in cfg_insertion_layer else (0.0,) * count),
-            top_k=top_k or self.top_k,
-            top_p=top_p or self.top_p,
-            **({"temperature": list(tau_list[:count])} | sampling),
-        )
+        t = strengths(cfg) if 0 in cfg_insertion_layer else (0.0,) * count
+        filters: dict[str, Any] = {"top_k": top_k or self.top_k, "top_p": top_p or self.top_p}
+        filters |= {"temperature": list(tau_list[:count])} | sampling
+        sampler = Sampler(wrapped, guidance, cfg=CFG(1.0, t), **filters)
         images = sampler(labels=list(range(B)), seeds=image_seeds(B, g_seed))
         return [], [], picture(images.clone()) if ret_img else []
 
