@@ -160,12 +160,13 @@ def test_commutes_with_a_linear_head(simd, prev_hw, hw):
 def test_gradients_are_autograds_through_the_reference(branches, form, dtype):
     prev_hw, hw = (2, 3), (5, 7)
     cond, uncond, prev = inputs(prev_hw, hw, 11, dtype)
-    parts = [cond, uncond if "uncond" in branches else None, prev if "prev" in branches else None]
+    uncond, prev = uncond if "uncond" in branches else None, prev if "prev" in branches else None
+    parts = [cond, uncond, prev]
     weights = [randn(3, 35, 11, seed=s, dtype=dtype) for s in (20, 21)]  # both outputs take part
     wide = [None if x is None else x.double().requires_grad_() for x in (*parts, T[form], BETA[form])]
     parts = [None if x is None else x.clone().requires_grad_() for x in parts]
     t, beta = T[form].clone().requires_grad_(), BETA[form].clone().requires_grad_()
-    got = guide(*parts, prev_hw=prev_hw, hw=hw, t=t, beta=beta)
+    got = guide(*parts, prev_hw=prev_hw, hw=hw, t=0.0 if uncond is None else t, beta=beta)
     sum((x * w).sum() for x, w in zip(got, weights, strict=True)).backward()
     want = exact(*wide[:3], prev_hw, hw, *wide[3:])
     sum((x * w.double()).sum() for x, w in zip(want, weights, strict=True)).backward()
@@ -212,6 +213,7 @@ def test_rows_are_addressed_in_64_bits():
         ({"uncond": torch.zeros(2, 6, 5, device="meta")}, ValueError, "uncond must be on cond's device cpu, got meta"),
         ({"uncond": 1.0}, TypeError, "uncond must be a tensor"),
         ({"uncond": None}, ValueError, "t must be 0 without uncond .* got 1.5"),
+        ({"uncond": None, "t": torch.zeros(2)}, ValueError, "t must be 0 without uncond .* got a tensor"),
         ({"prev": torch.zeros(2, 3, 5)}, ValueError, r"prev must have shape \(2, 2, 5\), got \(2, 3, 5\)"),
         ({"prev": torch.zeros(1, 2, 5)}, ValueError, r"prev must have shape \(2, 2, 5\), got \(1, 2, 5\)"),
         ({"prev": torch.zeros(2, 2, 5).half()}, TypeError, "prev must have cond's dtype"),

@@ -113,6 +113,13 @@ def test_code_of_twice_the_same_model_is_that_model() -> None:
         assert Sampler(pair, guidance, path=path, smooth=True)(labels=[1], seeds=[1]).isfinite().all()
 
 
+def test_code_draws_by_the_fused_op_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls, fused = [], varfast.ops.guided_sample
+    monkeypatch.setattr(varfast.ops, "guided_sample", lambda *given, **rest: calls.append(1) or fused(*given, **rest))
+    Sampler(CoDe(tiny_var(), tiny_var(), 2), [SSG()], cfg=1.0)(labels=[1], seeds=[1])
+    assert len(calls) == 5
+
+
 def test_code_refuses_models_that_do_not_fit() -> None:
     model, other = tiny_var(), tiny_var()
     with pytest.raises(ValueError, match=r"drafted must lie in \[1, 4\], got 5"):

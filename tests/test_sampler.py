@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -13,6 +13,7 @@ from torch import Tensor
 from varfast import CFG, SSG, DiverseVAR, Sampler, VARScaling, _cost
 from varfast.models import VAR
 from varfast.protocol import Recipe, Step
+from varfast.sampler import _to_device
 
 TOKENS = sum(h * w for h, w in GRIDS)
 METHODS: dict[str, list[object]] = {
@@ -103,6 +104,17 @@ def test_smooth_mode_has_images_but_no_tokens(model: VAR) -> None:
         sampler(labels=[1], seeds=[1], return_ids=True)
     with pytest.raises(ValueError, match="temperature"):
         Sampler(model, smooth=True, temperature=0.5)
+
+
+@pytest.mark.parametrize("change", [{"temperature": 0.7}, {"min_p": 0.1}, {"temperature": torch.ones(1)}])
+def test_smooth_mode_refuses_what_a_guidance_object_sets_in_vain(model: VAR, change: dict[str, Any]) -> None:
+    @dataclass(frozen=True)
+    class Cooling:
+        def on_logits(self, step: Step, recipe: Recipe) -> Recipe:
+            return replace(recipe, **change)
+
+    with pytest.raises(ValueError, match=r"on_logits of .*Cooling\(\): smooth has a temperature of its own"):
+        Sampler(model, [Cooling()], smooth=True)(labels=[1], seeds=[1])
 
 
 def test_an_empty_batch_is_empty(model: VAR) -> None:
@@ -211,6 +223,14 @@ def test_a_wrong_setting_is_named(model: VAR, match: str) -> None:
 def test_a_wrong_call_is_named(model: VAR, match: str, error: type[Exception], call: dict[str, Any]) -> None:
     with pytest.raises(error, match=match):
         Sampler(model)(**call)
+
+
+def test_a_recipes_tensors_are_taken_to_the_device() -> None:
+    names = ("t", "beta", "temperature", "top_p", "min_p")
+    given = [Recipe(**{name: torch.ones(2) for name in names}), Recipe(t=1.0, temperature=2.0)]  # type: ignore[arg-type]
+    first, second = _to_device(given, torch.device("meta"))
+    assert all(getattr(first, name).device.type == "meta" and getattr(first, name).shape == (2,) for name in names)
+    assert second.t.shape == second.beta.shape == () and second.temperature == 2.0
 
 
 def test_candidates_need_somebody_who_selects(model: VAR) -> None:

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from varfast.protocol import Recipe
+
 
 def per_scale(name: str, value: Any, scales: int, low: float, high: float = float("inf")) -> list[Any]:
     """One number per scale, checked; `low` is an int where ints are needed."""
@@ -21,6 +23,13 @@ def per_scale(name: str, value: Any, scales: int, low: float, high: float = floa
         if not low <= number <= high or number == float("inf"):
             raise ValueError(f"{name} must be finite and lie in [{low}, {high}], got {number}")
     return values
+
+
+def check_smooth(who: str, recipes: Sequence[Recipe]) -> None:
+    """Refuses what smooth mode would ignore; `temperature_last` changes nothing at temperature 1."""
+    for recipe in recipes:
+        if any(isinstance(x, Tensor) or x != off for x, off in ((recipe.temperature, 1.0), (recipe.min_p, 0.0))):
+            raise ValueError(f"{who}: smooth has a temperature of its own: temperature must be 1 and min_p 0")
 
 
 def int64(name: str, values: Sequence[int] | Tensor, device: torch.device) -> Tensor:

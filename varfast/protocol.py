@@ -123,7 +123,8 @@ class Model(Protocol):
         """Takes the scale's tokens: ids (B, L) (bits: (B, L, d)), or embeddings (B, L, Cvae)."""
         ...
 
-    # Optional. A model that draws some of a scale's tokens again has
+    # Optional. `identity_head = True` says that `features` are logits already: guidance and draw are then fused.
+    # A model that draws some of a scale's tokens again has
     #     redraw(state, k, ids, logprobs, draw) -> ids
     # called before `advance` with ids (B, L) and the logarithms (B, L) of their probabilities under the filtered
     # distribution; `draw(logits, substep)` draws from logits (B, L, V) by the scale's recipe, with random numbers of

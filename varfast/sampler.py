@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from varfast import _cost, ops
-from varfast._arguments import int64, per_scale
+from varfast._arguments import check_smooth, int64, per_scale
 from varfast.guidance import CFG
 from varfast.guidance._distribution import filtered_distribution
 from varfast.guidance._shrinking import draw_shrinking
@@ -75,7 +75,8 @@ class Sampler:
         self.model = model
         self.guidance = (cfg if isinstance(cfg, CFG) else CFG(cfg), *guidance)
         self.smooth = smooth
-        self.path = path
+        # Logits in the place of features have no head to save: fused guidance and draw are the cheaper side.
+        self.path = "logits" if path == "auto" and getattr(model, "identity_head", False) else path
         scales = len(model.grids)
         filters = {
             "temperature": per_scale("temperature", temperature, scales, 0.0),
@@ -85,8 +86,8 @@ class Sampler:
         }
         by_scale = [{name: values[k] for name, values in filters.items()} for k in range(scales)]
         self._recipes = [Recipe(temperature_last=temperature_last, **numbers) for numbers in by_scale]
-        if smooth and any(recipe.temperature != 1.0 or recipe.min_p for recipe in self._recipes):
-            raise ValueError("smooth has a temperature of its own: temperature must be 1 and min_p 0")
+        if smooth:
+            check_smooth("Sampler", self._recipes)
 
     @torch.inference_mode()
     def __call__(
@@ -95,7 +96,8 @@ class Sampler:
         """Generates one image per label.
 
         Args:
-            labels: (B,) ints, from 0; `num_classes` is the model's "no label".
+            labels: (B,) ints, from 0. A model of classes may have `num_classes` as its "no label", see the model; a
+                text-to-image host counts its prompts.
             seeds: (B,) ints in the range of int64.
             return_ids: also return the tokens, a list over scales of (B, L) int64 (bitwise models: (B, L, d)).
 
@@ -161,6 +163,8 @@ class Sampler:
                 recipe = hook(step, recipe)
                 if not isinstance(recipe, Recipe):
                     raise TypeError(f"on_logits of {item!r} must return a Recipe, got {type(recipe).__name__}")
+                if self.smooth:
+                    check_smooth(f"on_logits of {item!r}", [recipe])
         if step.prev_hw is None and _is_on(recipe.beta):
             recipe = replace(recipe, beta=0.0)  # nothing precedes the first scale
         return recipe
@@ -188,8 +192,8 @@ class Sampler:
         """What becomes of features (rows, L, C); `prev` of the next scale is None unless `carry`."""
         maps = self.model.head(x) if path == "logits" else x
         cond, uncond = maps.chunk(2) if unconditional else (maps, None)
-        guide: dict[str, Any] = {"hw": step.hw, "prev_hw": step.prev_hw, "t": recipe.t, "beta": recipe.beta}
-        guide |= {"prior": recipe.prior, "interp": recipe.interp, "cutoff": recipe.cutoff}
+        guide: dict[str, Any] = {name: getattr(recipe, name) for name in ("beta", "prior", "interp", "cutoff")}
+        guide |= {"hw": step.hw, "prev_hw": step.prev_hw, "t": recipe.t if unconditional else 0.0}
         smooth = self.smooth and recipe.draws == 1
         groups = step.bits or 1
         draw = _draw_arguments(step, recipe) | {"return_logprobs": self._redraw is not None}
@@ -281,12 +285,13 @@ def _is_on(value: float | Tensor) -> bool:
 
 
 def _to_device(recipes: list[Recipe], device: torch.device) -> list[Recipe]:
-    """Turns t and beta into 0-dim float64 tensors, with one transfer: a compiled op that met a new float at every
-    scale would compile anew each time."""
+    """All tensors on the device, and t and beta as 0-dim float64 ones, with one transfer: a compiled op that met a new
+    float at every scale would compile anew each time."""
     numbers = [value for r in recipes for value in (r.t, r.beta) if not isinstance(value, Tensor)]
     moved = iter(torch.tensor(numbers, dtype=torch.float64).to(device).unbind())
     result = []
     for recipe in recipes:
-        t, beta = (v.to(device) if isinstance(v, Tensor) else next(moved) for v in (recipe.t, recipe.beta))
-        result.append(replace(recipe, t=t, beta=beta))
+        there: dict[str, Any] = {name: v.to(device) for name, v in vars(recipe).items() if isinstance(v, Tensor)}
+        there |= {name: next(moved) for name in ("t", "beta") if name not in there}
+        result.append(replace(recipe, **there))
     return result

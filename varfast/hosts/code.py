@@ -45,6 +45,8 @@ class CoDe:
         of different spaces, and guidance that looks back (SSG) needs one that holds across the change.
     """
 
+    identity_head = True  # the sampler's "auto" path: nothing is saved by guiding ahead of a head that costs nothing
+
     def __init__(self, drafter: Model, refiner: Model, drafted: int) -> None:
         if isinstance(drafted, bool) or not isinstance(drafted, int):
             raise TypeError(f"drafted must be an int, got {type(drafted).__name__}")

@@ -29,8 +29,9 @@ def guidance_arguments(
     batch, length, channels = cond.shape
     if uncond is not None:
         _checks.check_like("uncond", uncond, cond.shape, cond, "cond")
-    elif not isinstance(t, Tensor) and t != 0:
-        raise ValueError(f"t must be 0 without uncond (there is nothing to guide away from), got {t}")
+    elif isinstance(t, Tensor) or t != 0:
+        got = "a tensor" if isinstance(t, Tensor) else t
+        raise ValueError(f"t must be 0 without uncond (there is nothing to guide away from), got {got}")
     target, source, block = (1, 1), (1, 1), (1, 1)
     if prev is not None:
         if hw is None or prev_hw is None:
@@ -66,7 +67,7 @@ def guide(
 
     Args:
         cond: (B, L, C), float32, float16 or bfloat16; any strides.
-        uncond: the same, or None: cfg = cond, and `t` must be 0.
+        uncond: the same, or None: cfg = cond, and `t` must be 0, no tensor.
         prev: (B, m_h*m_w, C), the previous scale's un-extrapolated map, or None at the first scale: guided = cfg.
         hw, prev_hw: the grids of cond and prev; needed with `prev`.
         t: guidance strength, number or tensor 0-dim, (B,) or (B, L). A scale s of other codebases is t = s - 1.
