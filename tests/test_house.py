@@ -150,6 +150,19 @@ def test_the_package_depends_on_what_it_imports() -> None:
     assert needed <= found <= needed | {"triton", "huggingface_hub", "torch_fidelity"}
 
 
+def test_triton_launches_where_the_tensors_are() -> None:
+    """Outside of `with torch.cuda.device_of(...)` a kernel starts on the current GPU, wherever its arguments are."""
+    guarded, launches = set(), set()
+    for path in tracked("triton_kernels/*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.With) and "torch.cuda.device_of(" in ast.unparse(node.items[0]):
+                guarded |= {(path.name, inner.lineno) for inner in ast.walk(node) if isinstance(inner, ast.Call)}
+            elif isinstance(node, ast.Call) and isinstance(node.func, ast.Subscript):
+                launches.add((path.name, node.lineno))
+    # make_prior and write_prior are called by guide and dse_prior, inside of theirs.
+    assert launches and {place for place in launches - guarded if place[0] != "_prior.py"} == set()
+
+
 def test_no_path_of_a_machine() -> None:
     """A path of somebody's own folders in a source file would mean nothing elsewhere."""
     pattern = re.compile(r"(?<![\w./])/(home|work|root|Users|opt|mnt)/\w")

@@ -119,9 +119,10 @@ def gaussian_kde(
     out = torch.empty(groups, queries, dtype=torch.float32, device=points.device)
     programs = groups * triton.cdiv(queries, QUERIES)
     if programs:
-        density_kernel[(programs,)](
-            *x, *y, weights, *((0, 0) if weights is None else weights.stride()), bandwidth.contiguous(), out,
-            queries, count, width, 0 if codebook is None else codebook.shape[0],
-            BITS=bits, LOG=log, M=QUERIES, N=SAMPLES,
-        )  # fmt: skip
+        with torch.cuda.device_of(points):
+            density_kernel[(programs,)](
+                *x, *y, weights, *((0, 0) if weights is None else weights.stride()), bandwidth.contiguous(), out,
+                queries, count, width, 0 if codebook is None else codebook.shape[0],
+                BITS=bits, LOG=log, M=QUERIES, N=SAMPLES,
+            )  # fmt: skip
     return out

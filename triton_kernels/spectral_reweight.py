@@ -89,7 +89,8 @@ def eigh(gram: Tensor) -> tuple[Tensor, Tensor]:
     values = gram.new_empty(batch, n)
     width = max(triton.next_power_of_2(n), 2)
     if batch:
-        jacobi_kernel[(batch,)](work, vectors, values, n, even, SWEEPS, PAIRS=width // 2, WIDTH=width, num_warps=4)
+        with torch.cuda.device_of(gram):
+            jacobi_kernel[(batch,)](work, vectors, values, n, even, SWEEPS, PAIRS=width // 2, WIDTH=width, num_warps=4)
     return values, vectors[:, :n]
 
 
