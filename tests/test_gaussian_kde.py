@@ -208,6 +208,9 @@ def test_empty_and_single():
     nothing = gaussian_kde(torch.randn(2, 3, 4), torch.randn(2, 0, 4), bandwidth=1.0)
     assert (nothing == 0).all()
     assert (gaussian_kde(torch.randn(2, 3, 4), torch.randn(2, 0, 4), bandwidth=1.0, log=True) == -math.inf).all()
+    assert gaussian_kde(torch.zeros(2, 0, 3)).shape == (2, 0)
+    assert gaussian_kde(torch.zeros(2, 0, 3), normalize=True).shape == (2, 0)
+    assert gaussian_kde(torch.zeros(0, 4, 3), torch.zeros(0, 0, 3)).shape == (0, 4)
     assert torch.equal(gaussian_kde(torch.randn(1, 4)), torch.ones(1))
     assert torch.equal(gaussian_kde(torch.randn(1, 4), log=True), torch.zeros(1))
 
@@ -343,6 +346,13 @@ BAD = (
     (ValueError, "codebook must have at least", lambda k: gaussian_kde(k["ids"], codebook=k["codes"][:0])),
     (TypeError, "codebook must be", lambda k: gaussian_kde(k["ids"], codebook=k["codes"].double())),
     (ValueError, "samples must have shape", lambda k: gaussian_kde(k["x"], k["x"][:1])),
+    (ValueError, "samples must not be empty", lambda k: gaussian_kde(k["x"], k["x"][:, :0])),
+    (ValueError, "samples must not be empty", lambda k: gaussian_kde(k["x"], k["x"][:, :0], n=3)),
+    (
+        ValueError,
+        "samples must not be empty",
+        lambda k: gaussian_kde(k["x"], k["x"][:, :0], bandwidth=1.0, normalize=True),
+    ),
     (ValueError, "samples must have shape", lambda k: gaussian_kde(k["x"], k["x"][..., :2])),
     (TypeError, "samples must have points' dtype", lambda k: gaussian_kde(k["x"], k["x"].half())),
     (TypeError, "samples must be a tensor", lambda k: gaussian_kde(k["x"], 3)),

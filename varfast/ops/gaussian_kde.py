@@ -52,7 +52,8 @@ def gaussian_kde(
         (..., M) float32; with `return_bandwidth` also h, float64, of the leading dimensions.
 
     Raises:
-        TypeError: a wrong dtype or type. ValueError: a wrong shape, name, number or combination.
+        TypeError: a wrong dtype or type. ValueError: a wrong shape, name, number or combination; points but no samples,
+            unless the bandwidth is given and f not normalized: f = 0.
 
     Notes:
         Distances are sums of squared differences in float32: identical points are exactly 0 apart. A NaN in a point
@@ -68,6 +69,8 @@ def gaussian_kde(
     flat = _flat_samples(points, samples, codebook, lead, inner)
     count = points.shape[1] if flat is None else flat.shape[1]
     weights = _flat_weights(weights, lead, count, points, samples)
+    if count == 0 and groups * points.shape[1] > 0 and (normalize or isinstance(bandwidth, str)):
+        raise ValueError("samples must not be empty for Silverman's rule or normalize, got none")
     if n is not None and (isinstance(n, bool) or not isinstance(n, (int, float))):
         raise TypeError(f"n must be a number or None, got {type(n).__name__}")
     if n is not None and not 0 < n < math.inf:
@@ -79,7 +82,7 @@ def gaussian_kde(
         if n is None and isinstance(samples, str):
             raise ValueError('n, the number of candidates in Silverman\'s rule, must be given with samples="exact"')
         sigma = torch.ops.varfast.gaussian_kde_sigma(points if flat is None else flat, codebook, weights)
-        h = sigma * ((count if n is None else n) * (channels + 2) / 4) ** (-1 / (channels + 4)) + 1e-6
+        h = sigma * ((count or 1 if n is None else n) * (channels + 2) / 4) ** (-1 / (channels + 4)) + 1e-6
         if bandwidth == "silverman-batch":
             if not lead:
                 raise ValueError('points must have a leading batch dimension for bandwidth="silverman-batch"')
