@@ -176,6 +176,26 @@ def test_gradients_are_autograds_through_the_reference(branches, form, dtype):
             assert error(mine.grad, other.grad) < TOLERANCE[dtype]
 
 
+@pytest.mark.parametrize("form", ("0-dim", "image", "position"))
+def test_excluded_tokens_and_absent_priors_give_no_gradient(form):
+    prev_hw, hw = (2, 3), (5, 7)
+    cond, uncond, prev = inputs(prev_hw, hw, 11)
+    cond[0, 3, 5] = cond[1, 4, 10] = uncond[1, 4, 10] = prev[2, 1, 7] = -math.inf
+    parts = [x.clone().requires_grad_() for x in (cond, uncond, prev, T[form], BETA[form])]
+    wide = [x.double().requires_grad_() for x in (cond, uncond, prev, T[form], BETA[form])]
+    weights = [randn(3, 35, 11, seed=s) for s in (20, 21)]
+    for outputs in (guide(*parts[:3], prev_hw=prev_hw, hw=hw, t=parts[3], beta=parts[4]),
+                    exact(*wide[:3], prev_hw, hw, *wide[3:])):  # fmt: skip
+        sum((x.masked_fill(x == -math.inf, 0.0) * w).sum() for x, w in zip(outputs, weights, strict=True)).backward()
+    for mine, other in zip(parts, wide, strict=True):
+        assert other.grad.isfinite().all() and error(mine.grad, other.grad) < TOLERANCE[torch.float32]
+    cond, uncond, prev = (x.grad for x in parts[:3])
+    assert cond[0, 3, 5] == uncond[0, 3, 5] == cond[1, 4, 10] == uncond[1, 4, 10] == 0
+    assert (prev[2, :, 7] == 0).all()
+    plain = weights[0][2, :, 7] + weights[1][2, :, 7]  # guided = cfg there
+    torch.testing.assert_close(cond[2, :, 7] + uncond[2, :, 7], plain)
+
+
 def test_outputs_do_not_alias_their_input():
     cond = randn(2, 3, 5)
     guided, cfg = guide(cond)

@@ -1,5 +1,6 @@
 """guide: classifier-free guidance and extrapolation away from the prior, fused."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -83,7 +84,8 @@ def guide(
     Notes:
         Computed in float32, every operation rounded by itself, so the bits do not depend on the backend. cond = -inf
         excludes a token: guided and cfg are -inf. A channel of prev that holds -inf gives no prior (guided = cfg), one
-        that holds NaN or +inf makes guided NaN. Differentiable in cond, uncond, prev, t and beta.
+        that holds NaN or +inf makes guided NaN. Differentiable in cond, uncond, prev, t and beta; no gradient
+        comes from an excluded token, nor goes to a channel that gives no prior.
     """
     return torch.ops.varfast.guide(*guidance_arguments(cond, uncond, prev, hw, prev_hw, t, beta, prior, interp, cutoff))
 
@@ -112,21 +114,24 @@ def _backward(ctx: torch.autograd.function.FunctionCtx, d_guided: Tensor, d_cfg:
     cond, uncond, prev, t_tensor, beta_tensor, cfg = ctx.saved_tensors  # type: ignore[attr-defined]
     prev_hw, hw, t, _, beta, _, prior, interp, cutoff = ctx.rest  # type: ignore[attr-defined]
     work = torch.promote_types(cond.dtype, torch.float32)
-    d_guided, d_cfg, cond_w = d_guided.to(work), d_cfg.to(work), cond.to(work)
+    cond_w = cond.to(work)
+    excluded = cond == -math.inf
+    d_guided, d_cfg = (torch.where(excluded, 0.0, grad.to(work)) for grad in (d_guided, d_cfg))
     strength = per_position(beta, beta_tensor, cond_w)
     d_prev = d_beta = None
-    if prev is None:
-        d_cfg = d_cfg + d_guided
-    else:
-        d_cfg = d_cfg + (1.0 + strength) * d_guided
-        d_prev = transposed((-strength * d_guided), prev_hw, hw, prior, interp, cutoff).to(prev.dtype)
+    d_cfg = d_cfg + d_guided
+    if prev is not None:
+        known = torch.ops.varfast.dse_prior(prev, prev_hw, hw, prior, interp, cutoff).to(work)
+        absent = excluded | (known == -math.inf)
+        d_away = torch.where(absent, 0.0, d_guided)  # of beta * (cfg - prior)
+        d_cfg = d_cfg + strength * d_away
+        d_prev = transposed(-strength * d_away, prev_hw, hw, prior, interp, cutoff).to(prev.dtype)
         if beta_tensor is not None:
-            known = torch.ops.varfast.dse_prior(prev, prev_hw, hw, prior, interp, cutoff)
-            d_beta = _reduced(d_guided * (cfg.to(work) - known.to(work)), beta_tensor)
+            d_beta = _reduced(d_away * torch.where(absent, 0.0, cfg.to(work) - known), beta_tensor)
     if uncond is None:
         return d_cfg.to(cond.dtype), None, d_prev, None, None, None, None, None, d_beta, None, None, None
     guidance = per_position(t, t_tensor, cond_w)
-    d_t = _reduced(d_cfg * (cond_w - uncond.to(work)), t_tensor)
+    d_t = _reduced(d_cfg * torch.where(excluded, 0.0, cond_w - uncond.to(work)), t_tensor)
     d_cond, d_uncond = ((1.0 + guidance) * d_cfg).to(cond.dtype), (-guidance * d_cfg).to(cond.dtype)
     return d_cond, d_uncond, d_prev, None, None, None, d_t, None, d_beta, None, None, None
 

@@ -21,12 +21,16 @@ def combine(
     cond: Tensor, uncond: Tensor | None, prior: Tensor | None, t: Tensor, beta: Tensor
 ) -> tuple[Tensor, Tensor]:
     """(guided, cfg) of float32 (or float64) inputs: each operation rounded by itself, in the kernels' order."""
-    cfg = cond if uncond is None else (1.0 + t) * cond - t * uncond
-    cfg = torch.where(cond == -math.inf, -math.inf, cfg)
+    # What is not selected is computed from zeros: its gradient is 0 times what it holds, and 0 * inf would be NaN.
+    excluded = cond == -math.inf
+    c = torch.where(excluded, 0.0, cond)
+    kept = c if uncond is None else (1.0 + t) * c - t * torch.where(excluded, 0.0, uncond)
+    cfg = torch.where(excluded, -math.inf, kept)
     if prior is None:
         return cfg, cfg
-    guided = cfg + beta * (cfg - prior)
-    return torch.where((cond == -math.inf) | (prior == -math.inf), cfg, guided), cfg
+    absent = excluded | (prior == -math.inf)
+    guided = kept + beta * (kept - torch.where(absent, 0.0, prior))
+    return torch.where(absent, cfg, guided), cfg
 
 
 def guide(
