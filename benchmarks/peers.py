@@ -36,7 +36,7 @@ def dse_matrix(prev: Tensor, prev_hw: Grid, hw: Grid) -> Tensor:
     (m_h, m_w), (h, w) = prev_hw, hw
     maps = prev.transpose(1, 2).reshape(prev.shape[0], prev.shape[2], m_h, m_w)
     target = F.interpolate(maps, (h, w), mode="bilinear", align_corners=False)
-    d = [dct_matrix(n, torch.float32, prev.device) for n in (m_h, m_w, h, w)]
+    d = [dct_matrix(n, prev.device).float() for n in (m_h, m_w, h, w)]
     spectrum = d[2] @ target @ d[3].T
     spectrum[..., :m_h, :m_w] = (d[0] @ maps @ d[1].T) * math.sqrt(h * w / (m_h * m_w))
     return (d[2].T @ spectrum @ d[3]).reshape(prev.shape[0], prev.shape[2], h * w).transpose(1, 2)

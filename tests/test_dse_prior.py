@@ -193,6 +193,18 @@ def test_gradient_is_autograds_through_the_reference(prev_hw, hw, prior, dtype):
     assert prev.grad.dtype == dtype and error(prev.grad, exact.grad) < TOLERANCE[dtype]
 
 
+def test_autocast_reaches_neither_the_reference_nor_the_gradient():
+    prev, grad = randn(2, 36, 7).requires_grad_(), randn(2, 64, 7, seed=1)
+
+    def both() -> tuple:
+        (slope,) = torch.autograd.grad(dse_prior(prev, prev_hw=(6, 6), hw=(8, 8)), prev, grad)
+        return reference(prev, (6, 6), (8, 8), "dse", "bilinear", (6, 6)), slope
+
+    with torch.autocast("cpu", torch.bfloat16):
+        got = both()
+    assert all(torch.equal(*pair) for pair in zip(got, both(), strict=True))
+
+
 def test_rows_are_addressed_in_64_bits():
     far = 2**31 + 64
     storage = torch.empty(far + 64, dtype=torch.bfloat16)  # 4 GiB of address space, two pages of it touched

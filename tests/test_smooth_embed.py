@@ -50,6 +50,13 @@ def test_agrees_with_the_reference_under_its_own_noise(simd, tau):
     assert error(got, want) < (1e-4 if tau == 0.005 else 1e-5)
 
 
+def test_autocast_does_not_reach_the_reference():
+    arguments = (2 * randn(2, 5, 257), randn(257, 19, seed=1), SEEDS, None, None, 0.5, 0.1, 0, 0, 0.0)
+    with torch.autocast("cpu", torch.bfloat16):
+        got = reference(*arguments)
+    assert torch.equal(got, reference(*arguments))
+
+
 def recorded() -> list:
     with safe_open(FOLDER / "gumbel_softmax.safetensors", "pt") as file:
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118

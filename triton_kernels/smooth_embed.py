@@ -1,7 +1,8 @@
 """smooth_embed in Triton: a row's probabilities from one kernel, mixed with the codebook by one matrix product.
 
 Scores are made in float64: float32 is off by 2e-6, which 1 / tau (200 at the last scale) would turn into 4e-4 of a
-weight. The probabilities pass through memory once as float32; the product is torch's own.
+weight. The probabilities pass through memory once as float32; the product is torch's own, in float64, which
+neither autocast nor TF32 rounds to fewer bits.
 """
 
 import torch
@@ -85,5 +86,5 @@ def smooth_embed(
             None if noise is None else noise.contiguous(), stream, min(top_k, vocab), as_bits(ratio), as_bits(tau),
             shares, ROWS=tile, BLOCK=block, num_warps=max(4, block // 512), **EXACT,
         )  # fmt: skip
-        mixed = shares @ codebook.to(torch.float32)
+        mixed = shares.double() @ codebook.double()
     return mixed.to(codebook.dtype).view(batch, length, codebook.shape[1])

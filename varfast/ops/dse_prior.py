@@ -65,8 +65,7 @@ def transposed(
     sources = prev_hw[0] * prev_hw[1]
     unit = torch.eye(sources, dtype=torch.float32, device=grad.device)[None]
     operator = torch.ops.varfast.dse_prior(unit, prev_hw, hw, prior, interp, cutoff)[0]
-    work = torch.promote_types(grad.dtype, torch.float32)
-    return torch.einsum("ps,bpc->bsc", operator.to(work), grad.to(work)).to(grad.dtype)
+    return torch.einsum("ps,bpc->bsc", operator.double(), grad.double()).to(grad.dtype)  # autocast leaves float64 alone
 
 
 def _setup(ctx: torch.autograd.function.FunctionCtx, inputs: tuple, output: Tensor) -> None:

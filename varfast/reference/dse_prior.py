@@ -8,23 +8,22 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def dct_matrix(n: int, dtype: torch.dtype = torch.float64, device: torch.device | None = None) -> Tensor:
-    """Orthonormal DCT-II matrix D (n, n): the spectrum of a column x is D x, and D^T D = 1."""
+def dct_matrix(n: int, device: torch.device | None = None) -> Tensor:
+    """Orthonormal DCT-II matrix D (n, n), float64: the spectrum of a column x is D x, and D^T D = 1."""
     k = torch.arange(n, dtype=torch.float64, device=device)[:, None]
     i = torch.arange(n, dtype=torch.float64, device=device)[None, :]
     d = math.sqrt(2.0 / n) * torch.cos(math.pi * (2 * i + 1) * k / (2 * n))
     d[0] = math.sqrt(1.0 / n)
-    return d.to(dtype)
+    return d
 
 
 def dse_prior(
     prev: Tensor, prev_hw: Sequence[int], hw: Sequence[int], prior: str, interp: str, cutoff: Sequence[int]
 ) -> Tensor:
-    """The prior of `varfast.ops.dse_prior`; computes in float32, or in float64 for float64 input."""
+    """The prior of `varfast.ops.dse_prior`; computes in float64, which neither autocast nor TF32 rounds."""
     (m_h, m_w), (h, w), (c_h, c_w) = prev_hw, hw, cutoff
     batch, _, channels = prev.shape
-    work = torch.promote_types(prev.dtype, torch.float32)
-    values = prev.to(work)
+    values = prev.to(torch.float64)
     none = (values == -math.inf).any(1, keepdim=True)
     poison = (values.isnan() | (values == math.inf)).any(1, keepdim=True)
     values = torch.where(values.isfinite(), values, 0.0)
@@ -41,8 +40,8 @@ def dse_prior(
         if maps.numel():  # interpolate refuses an empty batch
             out = F.interpolate(maps, (h, w), mode=mode, **options)
         if prior == "dse":
-            d_h, d_w = dct_matrix(h, work, prev.device), dct_matrix(w, work, prev.device)
-            known = dct_matrix(m_h, work, prev.device) @ maps @ dct_matrix(m_w, work, prev.device).T
+            d_h, d_w = dct_matrix(h, prev.device), dct_matrix(w, prev.device)
+            known = dct_matrix(m_h, prev.device) @ maps @ dct_matrix(m_w, prev.device).T
             spectrum = d_h @ out @ d_w.T
             block = known[..., :c_h, :c_w] * math.sqrt(h * w / (m_h * m_w))
             spectrum = torch.cat([torch.cat([block, spectrum[..., :c_h, c_w:]], -1), spectrum[..., c_h:, :]], -2)

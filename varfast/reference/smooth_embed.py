@@ -48,5 +48,6 @@ def smooth_embed(
     kept = filter_tokens(rows, row_weights(rows, rows.amax(-1, keepdim=True), one), top_k, one * top_p, one * 0.0)
     exponential = exponential_noise(seeds, positions, vocab, stream) if noise is None else noise
     scores = torch.where(kept, (1.0 + ratio) * logits - exponential.to(work).log(), -math.inf)
-    mixed = torch.softmax(scores / tau, dim=-1) @ codebook.to(work)
+    # In float64, which neither autocast nor TF32 rounds to fewer bits.
+    mixed = torch.softmax(scores / tau, dim=-1).double() @ codebook.double()
     return torch.where(valid, mixed, math.nan).to(codebook.dtype)
