@@ -11,7 +11,7 @@ from tiny import GRIDS, ONEDNN, tiny_var
 from torch import Tensor
 
 from varfast import CFG, SSG, DiverseVAR, Sampler, VARScaling, _cost
-from varfast.models import VAR
+from varfast.models import VAR, var
 from varfast.protocol import Recipe, Step
 from varfast.sampler import _to_device
 
@@ -73,17 +73,26 @@ def test_the_same_call_gives_the_same_bits_and_another_seed_others(model: VAR, g
     assert not torch.equal(first[-1][0], first[-1][1])
 
 
+@pytest.fixture(params=["float64", "float32"])
+def least_agreement(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> float:
+    """Of the two paths: a narrow head's arithmetic tells them apart nowhere, a wide one's now and then."""
+    if request.param == "float64":
+        return 1.0
+    monkeypatch.setattr(var, "NARROW_HEAD", 0)
+    return 0.999
+
+
 @ALL
-def test_guiding_features_equals_guiding_logits(model: VAR, guidance: list[object]) -> None:
+def test_guiding_features_equals_guiding_logits(model: VAR, guidance: list[object], least_agreement: float) -> None:
     labels, seeds = [i % 10 for i in range(64)], list(range(64))
     paths = [draw(model, guidance, labels, seeds, cfg=1.0, path=path) for path in ("features", "logits")]
-    assert agreement(*paths) >= 0.999
+    assert agreement(*paths) >= least_agreement
 
 
-def test_the_two_paths_agree_with_filters_and_temperatures(model: VAR) -> None:
+def test_the_two_paths_agree_with_filters_and_temperatures(model: VAR, least_agreement: float) -> None:
     options: dict[str, Any] = {"top_k": [0, 5, 9, 9, 20], "top_p": 0.9, "min_p": 0.01, "temperature": [1, 2, 0, 1, 0.5]}
     paths = [draw(model, [SSG()], [1] * 32, list(range(32)), path=path, **options) for path in ("features", "logits")]
-    assert agreement(*paths) >= 0.999
+    assert agreement(*paths) >= least_agreement
     assert (paths[0][2] == paths[1][2]).all()
 
 

@@ -124,6 +124,7 @@ class Model(Protocol):
         ...
 
     # Optional. `identity_head = True` says that `features` are logits already: guidance and draw are then fused.
+    # `exact_head = True`, on a CPU: `head` gets float64 features, guided in float64, and gives float64 logits.
     # A model that draws some of a scale's tokens again has
     #     redraw(state, k, ids, logprobs, draw) -> ids
     # called before `advance` with ids (B, L) and the logarithms (B, L) of their probabilities under the filtered

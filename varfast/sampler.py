@@ -190,6 +190,8 @@ class Sampler:
         self, x: Tensor, prev: Tensor | None, step: Step, recipe: Recipe, path: str, unconditional: bool, carry: bool
     ) -> _Drawn:
         """What becomes of features (rows, L, C); `prev` of the next scale is None unless `carry`."""
+        wide = getattr(self.model, "exact_head", False)  # rounded to float32 once, when all is combined
+        x = x.double() if wide else x
         maps = self.model.head(x) if path == "logits" else x
         cond, uncond = maps.chunk(2) if unconditional else (maps, None)
         guide: dict[str, Any] = {name: getattr(recipe, name) for name in ("beta", "prior", "interp", "cutoff")}
@@ -197,7 +199,7 @@ class Sampler:
         smooth = self.smooth and recipe.draws == 1
         groups = step.bits or 1
         draw = _draw_arguments(step, recipe) | {"return_logprobs": self._redraw is not None}
-        if path == "logits" and not (smooth or recipe.shrinking or recipe.distribution):
+        if path == "logits" and not (wide or smooth or recipe.shrinking or recipe.distribution):
             output = ops.guided_sample(
                 cond, uncond, prev, seeds=step.seeds, groups=groups, return_cfg=carry, **guide, **draw
             )
@@ -209,6 +211,7 @@ class Sampler:
         if uncond is not None or prev is not None:
             guided, combined = ops.guide(cond, uncond, prev, **guide)
         logits = self.model.head(guided) if path == "features" else guided
+        logits = logits.float() if wide else logits
         following = combined if carry else None
         if smooth:
             ratio = step.progress if recipe.ratio is None else recipe.ratio

@@ -10,8 +10,8 @@
 #include "common/simd.h"
 
 namespace varfast {
-// How a tensor's numbers are stored; kernels compute in float32 whatever this says.
-enum class Dtype : int32_t { f32 = 0, f16 = 1, bf16 = 2 };
+// How a tensor's numbers are stored; kernels compute in float32 whatever this says, but in float64 where they take it.
+enum class Dtype : int32_t { f32 = 0, f16 = 1, bf16 = 2, f64 = 3 };
 
 struct F16 {
   uint16_t bits;

@@ -89,6 +89,7 @@ struct Term {
 struct Operator {
   std::vector<float> matrix, along_h, along_w;
   std::vector<int32_t> span_h, span_w;
+  std::vector<double> exact_h, exact_w;
   PriorPlan plan;
 };
 
@@ -144,6 +145,10 @@ std::unique_ptr<Operator> make(const PriorSpec& spec) {
   plan.m_w = static_cast<int32_t>(m_w);
   plan.h = static_cast<int32_t>(h);
   plan.w = static_cast<int32_t>(w);
+  for (const Term& term : terms) {
+    out->exact_h.insert(out->exact_h.end(), term.along_h.data.begin(), term.along_h.data.end());
+    out->exact_w.insert(out->exact_w.end(), term.along_w.data.begin(), term.along_w.data.end());
+  }
   if (m_h * m_w <= kDenseSources) {
     Matrix matrix(h * w, m_h * m_w);
     for (const Term& term : terms) {
@@ -169,6 +174,9 @@ std::unique_ptr<Operator> make(const PriorSpec& spec) {
   plan.along_w = out->along_w.data();
   plan.span_h = out->span_h.data();
   plan.span_w = out->span_w.data();
+  plan.terms = static_cast<int32_t>(terms.size());
+  plan.exact_h = out->exact_h.data();
+  plan.exact_w = out->exact_w.data();
   return out;
 }
 

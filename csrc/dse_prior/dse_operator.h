@@ -1,4 +1,4 @@
-// The DSE operator of two grids: made once in float64, rounded once to float32, cached. Host only.
+// The DSE operator of two grids: made once in float64, also rounded once to float32, cached. Host only.
 #pragma once
 
 #include <array>

@@ -17,6 +17,10 @@ struct PriorPlan {
   const float* along_w;   // (dense + sparse, m_w, w)
   const int32_t* span_h;  // (sparse, h, 2): first and last of each target's sources
   const int32_t* span_w;  // (sparse, w, 2)
+  // The same in float64, not rounded, always term by term; host alone.
+  int32_t terms;
+  const double* exact_h;  // (terms, h, m_h)
+  const double* exact_w;  // (terms, w, m_w)
 };
 
 }  // namespace varfast

@@ -1,4 +1,5 @@
 // guide on the CPU: with a prior, one task per image and span of 128 channels; without, one per position.
+// Float64: one per image and 64 channels.
 #include "guide/guide_args.h"
 
 namespace varfast {
@@ -7,8 +8,10 @@ constexpr int kGuideRows = 8;
 }  // namespace varfast
 
 VF_DECLARE_KERNEL(void, guide_tasks, (const GuideTask&, int64_t begin, int64_t end, float* scratch))
+VF_DECLARE_KERNEL(void, guide64_tasks, (const GuideTask&, int64_t begin, int64_t end, double* scratch))
 
 #include "guide/guide.h"
+#include "guide/guide64.h"
 
 VF_BEGIN
 namespace {
@@ -73,6 +76,10 @@ void guide_tasks(const GuideTask& task, int64_t begin, int64_t end, float* scrat
   }
 }
 
+void guide64_tasks(const GuideTask& task, int64_t begin, int64_t end, double* scratch) {
+  for (int64_t at = begin; at < end; ++at) guide_tile64(task, at / task.spans, at % task.spans * kTile64, scratch);
+}
+
 VF_END
 
 #ifdef VF_REGISTER
@@ -87,11 +94,20 @@ std::tuple<Tensor, Tensor> guide(const Tensor& cond, OptTensor uncond, OptTensor
                                  OptTensor beta_tensor, std::string prior, std::string interp,
                                  std::vector<int64_t> cutoff) {
   const GuideSetup setup =
-      guide_setup(cond, uncond, prev, prev_hw, hw, t, t_tensor, beta, beta_tensor, prior, interp, cutoff);
+      guide_setup(cond, uncond, prev, prev_hw, hw, t, t_tensor, beta, beta_tensor, prior, interp, cutoff, true);
   const GuideArgs& args = setup.args;
   const std::vector<int64_t> shape{args.batch, args.length, args.channels};
   Tensor guided = empty_like_shape(cond, shape, cond.scalar_type());
   Tensor cfg = empty_like_shape(cond, shape, cond.scalar_type());
+  if (args.dtype == Dtype::f64) {
+    const int64_t tiles = (args.channels + portable::kTile64 - 1) / portable::kTile64;
+    const GuideTask task{args, guided.mutable_data_ptr(), cfg.mutable_data_ptr(), tiles};
+    const int64_t doubles = portable::scratch64(args.plan);
+    torch::stable::parallel_for(0, args.batch * tiles, 1, [&](int64_t begin, int64_t end) {
+      VF_DISPATCH(guide64_tasks, task, begin, end, thread_scratch<double>(doubles));
+    });
+    return {guided, cfg};
+  }
   const int64_t wide = portable::span_width(args.plan), spans = (args.channels + wide - 1) / wide;
   const GuideTask task{args, guided.mutable_data_ptr(), cfg.mutable_data_ptr(), spans};
   const bool with_prior = prev.has_value();

@@ -16,7 +16,12 @@ struct GuideSetup {
 inline GuideSetup guide_setup(const Tensor& cond, const OptTensor& uncond, const OptTensor& prev,
                               const std::vector<int64_t>& prev_hw, const std::vector<int64_t>& hw, double t,
                               const OptTensor& t_tensor, double beta, const OptTensor& beta_tensor,
-                              const std::string& prior, const std::string& interp, const std::vector<int64_t>& cutoff) {
+                              const std::string& prior, const std::string& interp, const std::vector<int64_t>& cutoff,
+                              bool takes_float64 = false) {
+  const auto rows_of = [&](const Tensor& x, const char* name) {
+    const bool wide = takes_float64 && x.scalar_type() == ScalarType::Double;
+    return varfast::rows_of(x, name, wide ? Dtype::f64 : dtype_of(x, name));
+  };
   GuideSetup out;
   out.cond = rows_of(cond, "cond");
   GuideArgs& args = out.args;

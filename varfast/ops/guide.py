@@ -24,9 +24,10 @@ def guidance_arguments(
     prior: str,
     interp: str,
     cutoff: Sequence[int] | None,
+    dtypes: Sequence[torch.dtype] = _checks.FLOATS,
 ) -> tuple:
     """Checks the arguments of guide and guided_sample and lays them out as the schemas do."""
-    cond = _checks.check_tensor("cond", cond, "B, L, C")
+    cond = _checks.check_tensor("cond", cond, "B, L, C", dtypes)
     batch, length, channels = cond.shape
     if uncond is not None:
         _checks.check_like("uncond", uncond, cond.shape, cond, "cond")
@@ -67,7 +68,7 @@ def guide(
     linear head.
 
     Args:
-        cond: (B, L, C), float32, float16 or bfloat16; any strides.
+        cond: (B, L, C), float32, float16 or bfloat16, on a CPU also float64; any strides.
         uncond: the same, or None: cfg = cond, and `t` must be 0, no tensor.
         prev: (B, m_h*m_w, C), the previous scale's un-extrapolated map, or None at the first scale: guided = cfg.
         hw, prev_hw: the grids of cond and prev; needed with `prev`.
@@ -82,12 +83,17 @@ def guide(
         TypeError: a wrong dtype or type. ValueError: a wrong shape, name, grid or number.
 
     Notes:
-        Computed in float32, every operation rounded by itself, so the bits do not depend on the backend. cond = -inf
-        excludes a token: guided and cfg are -inf. A channel of prev that holds -inf gives no prior (guided = cfg), one
-        that holds NaN or +inf makes guided NaN. Differentiable in cond, uncond, prev, t and beta; no gradient
-        comes from an excluded token, nor goes to a channel that gives no prior.
+        Computed in float32 (float64 maps: in float64, their gradients through float32's operator), every operation
+        rounded by itself, so the bits do not depend on the backend. cond = -inf excludes a token: guided and cfg are
+        -inf. A channel of prev that holds -inf gives no prior (guided = cfg), one that holds NaN or +inf makes guided
+        NaN. Differentiable in cond, uncond, prev, t and beta; no gradient comes from an excluded token, nor goes to a
+        channel that gives no prior.
     """
-    return torch.ops.varfast.guide(*guidance_arguments(cond, uncond, prev, hw, prev_hw, t, beta, prior, interp, cutoff))
+    wide = isinstance(cond, Tensor) and cond.device.type == "cpu"
+    dtypes = (*_checks.FLOATS, torch.float64) if wide else _checks.FLOATS
+    return torch.ops.varfast.guide(
+        *guidance_arguments(cond, uncond, prev, hw, prev_hw, t, beta, prior, interp, cutoff, dtypes)
+    )
 
 
 @torch.library.register_fake("varfast::guide")
@@ -121,7 +127,8 @@ def _backward(ctx: torch.autograd.function.FunctionCtx, d_guided: Tensor, d_cfg:
     d_prev = d_beta = None
     d_cfg = d_cfg + d_guided
     if prev is not None:
-        known = torch.ops.varfast.dse_prior(prev, prev_hw, hw, prior, interp, cutoff).to(work)
+        source = prev.float() if prev.dtype == torch.float64 else prev
+        known = torch.ops.varfast.dse_prior(source, prev_hw, hw, prior, interp, cutoff).to(work)
         absent = excluded | (known == -math.inf)
         d_away = torch.where(absent, 0.0, d_guided)  # of beta * (cfg - prior)
         d_cfg = d_cfg + strength * d_away
