@@ -1,7 +1,9 @@
 """What every benchmark shares: a floor measured in the same process, one way to time, one table, JSON and picture.
 
-The floor of a case is the time that `copy_` takes to move as many bytes as the case must read and write once. It
-depends on size (caches), so it is measured at that size, beside the kernels, and every figure is quoted against it.
+The floor of a case is the time in which the memory's copy bandwidth moves the bytes that the case must read and write
+once. The bandwidth is measured once in a process, on buffers far beyond any cache: copies at a case's own size may stay
+in the third level or not (16 MiB: 0.3 or 5 ms), and two cases of one size would have two floors. A small case whose
+inputs stay in a cache from round to round can be below its floor.
 """
 
 import functools
@@ -17,23 +19,23 @@ from typing import Any
 
 import torch
 
+from varfast._files import atomic_write
+
 RESULTS = Path(__file__).parent / "results"
 OURS = "varfast"
 
 
 @functools.cache
-def copy_seconds(moved: int, device: str = "cpu") -> float:
-    """Median time of a copy that reads `moved / 2` bytes and writes as many, into memory that is already mapped."""
-    source = torch.ones(max(moved // 8, 1), device=device)
+def bandwidth(cells: int = 2**27) -> float:
+    """Bytes a second, read and written together, of copies of 512 MiB into memory that is already mapped; median."""
+    source = torch.ones(cells)
     target = torch.zeros_like(source)
     times = []
     for _ in range(9):
         begin = time.perf_counter()
         target.copy_(source)
-        if device != "cpu":
-            torch.cuda.synchronize()
         times.append(time.perf_counter() - begin)
-    return statistics.median(times[2:])
+    return 8 * cells / statistics.median(times[2:])
 
 
 def rounds_for(seconds: float) -> int:
@@ -48,7 +50,7 @@ def run(benchmark: Any, case: str, provider: str, moved: int, function: Callable
     function()
     rounds = rounds_for((time.perf_counter() - begin) / 2)
     benchmark.group = case
-    benchmark.extra_info.update(provider=provider, floor=copy_seconds(moved), moved=moved)
+    benchmark.extra_info.update(provider=provider, floor=moved / bandwidth(), moved=moved)
     benchmark.pedantic(function, rounds=rounds, iterations=1, warmup_rounds=1)
 
 
@@ -88,6 +90,7 @@ def collect(benchmarks: list[Any]) -> dict[str, list[dict[str, Any]]]:
                 "p20_ms": pick(0.2),
                 "p80_ms": pick(0.8),
                 "floor_ms": bench.extra_info["floor"] * 1e3,
+                "moved_bytes": bench.extra_info["moved"],
                 "rounds": len(data),
             }
         )
@@ -120,10 +123,13 @@ def merge(path: Path, cases: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
             kept = old["cases"]
     result = {"machine": facts, "cases": dict(sorted({**kept, **cases}.items()))}
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".tmp")
-    draft.write_text(json.dumps(result, indent=1) + "\n")
-    os.replace(draft, path)
+    write(path, json.dumps(result, indent=1))
     return result
+
+
+def write(path: Path, text: str) -> None:
+    """A file of results, whole or as it was."""
+    atomic_write(path, lambda draft: draft.write_text(text + "\n"))
 
 
 def picture(result: dict[str, Any], path: Path) -> None:
@@ -148,7 +154,7 @@ def picture(result: dict[str, Any], path: Path) -> None:
             at += 1
     axes.set_yticks(ticks, labels, fontsize=7)
     axes.set_xscale("log")
-    axes.set_xlim(left=1)
+    axes.set_xlim(left=min(1.0, *(row["median_ms"] / row["floor_ms"] for rows in cases.values() for row in rows)))
     axes.set_ylim(at, -1)
     axes.set_xlabel("time as a multiple of the floor (moving each byte once); log scale", fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)

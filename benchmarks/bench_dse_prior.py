@@ -27,7 +27,7 @@ def test_dse_prior(benchmark: Any, case: str, provider: str) -> None:
     prev = torch.randn(batch, prev_hw[0] * prev_hw[1], channels)
     if provider == "varfast bf16":
         prev = prev.bfloat16()
-    moved = 4 * batch * channels * (prev_hw[0] * prev_hw[1] + hw[0] * hw[1])
+    moved = prev.element_size() * batch * channels * (prev_hw[0] * prev_hw[1] + hw[0] * hw[1])
     if provider in PEERS:
         pytest.importorskip("torch_dct" if provider == "torch-dct" else "scipy")
         _harness.run(benchmark, case, provider, moved, lambda: PEERS[provider](prev, prev_hw, hw))

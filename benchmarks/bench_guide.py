@@ -28,7 +28,7 @@ def test_guide(benchmark: Any, case: str, provider: str) -> None:
     dtype = torch.bfloat16 if provider == "varfast bf16" else torch.float32
     cond, uncond = (torch.randn(batch, rows, channels).to(dtype) for _ in range(2))
     prev = torch.randn(batch, cells, channels).to(dtype) if prev_hw else None
-    moved = 4 * batch * channels * (4 * rows + cells)
+    moved = cond.element_size() * batch * channels * (4 * rows + cells)
 
     def eager() -> torch.Tensor:
         if prev is None or prev_hw is None:

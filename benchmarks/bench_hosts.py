@@ -204,7 +204,7 @@ def main(
         pool = kept.get(clock, pool)
     pool["rounds"] += measure(upstream, depth, rounds, [UPSTREAM, *(name or (OWN, PATCHED, PLAIN))], clock, warm_up)
     pool["medians"] = ratios(pool["rounds"])
-    RESULT.write_text(json.dumps(kept | {clock: pool}, indent=1) + "\n")
+    _harness.write(RESULT, json.dumps(kept | {clock: pool}, indent=1))
     show(pool["medians"])
 
 

@@ -37,5 +37,5 @@ def test_sample(benchmark: Any, case: str, provider: str) -> None:
         return ops.sample(logits, seeds, top_k=top_k, top_p=top_p, draws=draws)
 
     compiled = torch.compile(eager, fullgraph=True) if provider == "torch.compile" else None
-    moved = 4 * rows * vocab + 8 * rows
+    moved = logits.element_size() * rows * vocab + 8 * rows * draws
     _harness.run(benchmark, case, provider, moved, compiled or (eager if provider == "eager" else ours))

@@ -6,12 +6,12 @@ strength of suppression, with and without amplification. Mean and spread over pa
 """
 
 import json
-import shutil
 import statistics
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
+import _harness
 import matplotlib
 import typer
 
@@ -60,9 +60,7 @@ def keep(name: str, found: dict[str, Any], images: int, figure: Any) -> None:
     """Writes the JSON and the picture under benchmarks/results."""
     RESULTS.mkdir(exist_ok=True)
     data = {"images": images, "cfg": 1.0, "metrics": found}
-    draft = RESULTS / f"{name}.json.tmp"
-    draft.write_text(json.dumps(data, indent=1) + "\n")
-    shutil.move(draft, RESULTS / f"{name}.json")
+    _harness.write(RESULTS / f"{name}.json", json.dumps(data, indent=1))
     figure.tight_layout()
     figure.savefig(RESULTS / f"{name}.png", dpi=130)
     print(f"written: {RESULTS / name}.json, .png")
