@@ -1,6 +1,7 @@
 """The bars of the GPU kernels, each beside what it is measured against in the same run; JSON and a table.
 
-`python benchmarks/gpu.py` on a GPU; `--device cpu --tiny --out FOLDER` goes through the same lines anywhere.
+`python benchmarks/gpu.py` on a GPU; `--device cpu --tiny --out FOLDER` goes through the same lines anywhere. A bar that
+is missed is said to be; the exit status is 1 where one could not be measured because something failed.
 """
 
 import argparse
@@ -9,6 +10,7 @@ import statistics
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -216,7 +218,7 @@ def table(bars: list[Bar]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--tiny", action="store_true", help="sizes that say nothing but that the script runs")
@@ -227,15 +229,14 @@ def main() -> None:
     torch.backends.cuda.matmul.allow_tf32 = False
     bench = Bench(options.device, options.tiny, options.seconds)
     bars: list[Bar] = []
+    failed = False
     for section in SECTIONS:
         try:
             for bar in section(bench):
                 bars.append(bar)
-        except (
-            RuntimeError,
-            OSError,
-            subprocess.SubprocessError,
-        ) as error:  # one bar's trouble must not cost the others
+        except Exception as error:  # one bar's trouble must not cost the others
+            failed = True
+            traceback.print_exc()
             bars.append(Bar(section.__name__, None, "", 0, note=f"{type(error).__name__}: {str(error)[:200]}"))
         if bench.gpu:
             torch.cuda.empty_cache()
@@ -248,10 +249,11 @@ def main() -> None:
         "bars": [{**asdict(bar), "met": bar.met} for bar in bars],
     }
     options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
-    (options.out / f"{name}.md").write_text(table(bars) + "\n")
+    _harness.write(options.out / f"{name}.json", json.dumps(result, indent=1))
+    _harness.write(options.out / f"{name}.md", table(bars))
     print(f"copy: {bench.bandwidth / 1e9:.0f} GB/s\n\n{table(bars)}\n\nwritten: {options.out / name}.json")
+    return int(failed)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

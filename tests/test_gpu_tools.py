@@ -5,8 +5,10 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import gpu
 import pytest
 import torch
 from device_cases import CASES, expected, hold
@@ -37,16 +39,17 @@ HAZARD = f"""{MARGIN}COMPUTE-SANITIZER
 {DONE}
 {MARGIN}RACECHECK SUMMARY: 1 hazard displayed (1 error, 0 warnings)
 """
-ELSEWHERE = f"""{MARGIN}COMPUTE-SANITIZER
+TRITON = f"""{MARGIN}COMPUTE-SANITIZER
 {MARGIN}Uninitialized __global__ memory read of size 4 bytes
-{MARGIN}    at void at::native::vectorized_elementwise_kernel<(int)4>(int)+0x80
+{MARGIN}    at density_kernel+0x80 in gaussian_kde.py:78
 {MARGIN}
 {DONE}
 {MARGIN}ERROR SUMMARY: 1 error
 """
 REFUSED = f"{MARGIN}COMPUTE-SANITIZER\n{MARGIN}Error: Device not supported. Please refer to the documentation\n"
 KILLED = f"{MARGIN}COMPUTE-SANITIZER\n{MARGIN}Error: Target application terminated before first instrumented API call\n"
-TRACEBACK = f"{MARGIN}COMPUTE-SANITIZER\nAssertionError: output 0\n{MARGIN}ERROR SUMMARY: 0 errors\n"
+WRONG = f"{MARGIN}COMPUTE-SANITIZER\nAssertionError: output 0\n{MARGIN}ERROR SUMMARY: 0 errors\n"
+SUMMARY_ALONE = CLEAN.replace("0 errors", "3 errors")
 
 
 @pytest.fixture(scope="module")
@@ -67,10 +70,12 @@ def sanitizer():
         (OUT_OF_BOUNDS, 0, "finding", "1, the first: Invalid __global__ write"),
         (OUT_OF_BOUNDS, None, "finding", "pack_kernel"),
         (HAZARD, 0, "finding", "Race reported"),
-        (ELSEWHERE, 0, "clean", "1 reports outside"),
+        (TRITON, 0, "finding", "density_kernel"),
+        (SUMMARY_ALONE, 0, "finding", "3"),
         (REFUSED, 1, "unavailable", "Device not supported"),
         (KILLED, 255, "unavailable", "terminated before first"),
-        (TRACEBACK, 1, "unavailable", "ERROR SUMMARY"),
+        (WRONG, 1, "failed", "AssertionError: output 0"),
+        (CLEAN, -11, "failed", "status -11"),
         (CLEAN, None, "unavailable", "in time"),
         ("", 127, "unavailable", "status 127"),
     ],
@@ -85,6 +90,15 @@ def test_without_the_tools_nothing_passes(sanitizer, monkeypatch, capsys) -> Non
     assert sanitizer.main(1.0) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 4 and all("unavailable  no compute-sanitizer" in line for line in lines)
+
+
+def test_what_fails_or_is_found_fails_and_what_is_refused_does_not(sanitizer, monkeypatch, tmp_path, capsys) -> None:
+    monkeypatch.setattr(sanitizer, "ROOT", tmp_path)
+    monkeypatch.setattr(sanitizer.shutil, "which", lambda name: name)
+    for report, status, result in ((CLEAN, 0, 0), (REFUSED, 1, 0), (WRONG, 1, 1), (TRITON, 0, 1)):
+        program = [sys.executable, "-c", f"print({report!r}); raise SystemExit({status})"]
+        monkeypatch.setattr(sanitizer, "command", lambda tool, program=program: program)
+        assert sanitizer.main(60.0) == result, capsys.readouterr().out
 
 
 def test_the_small_set_runs(capsys) -> None:
@@ -126,6 +140,24 @@ def test_the_bars_go_through_on_a_cpu(tmp_path: Path) -> None:
     assert (tmp_path / "cpu-bars.md").read_text().count("\n|") == 14
 
 
+def test_a_section_that_fails_costs_the_exit_status_and_no_other_section(monkeypatch, tmp_path: Path) -> None:
+    def broken(bench: gpu.Bench) -> Iterator[gpu.Bar]:
+        yield gpu.Bar("before", 1.0, "x", 2.0)
+        raise RuntimeError("no kernel image")
+
+    def sound(bench: gpu.Bench) -> Iterator[gpu.Bar]:
+        yield gpu.Bar("after", None, "x", 2.0, note="not installed")
+
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--device", "cpu", "--tiny", "--out", str(tmp_path)])
+    monkeypatch.setattr(gpu, "SECTIONS", (broken, sound))
+    assert gpu.main() == 1
+    result = json.loads((tmp_path / "cpu-bars.json").read_text())
+    assert [bar["what"] for bar in result["bars"]] == ["before", "broken", "after"]
+    assert result["bars"][0]["met"] is False and "no kernel image" in result["bars"][1]["note"]
+    monkeypatch.setattr(gpu, "SECTIONS", (sound,))
+    assert gpu.main() == 0
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_gpu_tests_are_collected_and_say_why_they_are_skipped() -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", "tests/test_gpu.py"]
@@ -136,24 +168,31 @@ def test_gpu_tests_are_collected_and_say_why_they_are_skipped() -> None:
 
 STUB = """#!/bin/sh
 echo "called: $*"
-case "$*" in *"-m pytest"*) exit "$STUB_TESTS" ;; esac
+[ -n "$STUB_FAILS" ] || exit 0
+case "$*" in *"$STUB_FAILS"*) exit 1 ;; esac
 """
 
 
-@pytest.mark.parametrize("status", [0, 1])
-def test_all_steps_run_whatever_becomes_of_one(tmp_path: Path, status: int) -> None:
+STEPS = {
+    "build": "pip install", "info": "varfast info", "tests": "-m pytest",
+    "sanitizer": "sanitizer.py", "benchmarks": "benchmarks/gpu.py",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [None, *STEPS])
+def test_all_steps_run_whatever_becomes_of_one(tmp_path: Path, name: str | None) -> None:
     stub = tmp_path / "python"
     stub.write_text(STUB)
     stub.chmod(0o755)
     done = subprocess.run(
         [str(ROOT / ".ci" / "gpu")],
-        env={**os.environ, "PYTHON": str(stub), "STUB_TESTS": str(status), "VARFAST_CUDA_ARCHS": "90"},
+        env={**os.environ, "PYTHON": str(stub), "STUB_FAILS": STEPS.get(name, ""), "VARFAST_CUDA_ARCHS": "90"},
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
     )
-    assert done.returncode == status, done.stdout + done.stderr
-    for words in ("pip install", "varfast info", "pytest -q", "sanitizer.py", "benchmarks/gpu.py"):
+    assert done.returncode == (name is not None), done.stdout + done.stderr
+    for words in STEPS.values():
         assert sum(words in line for line in done.stdout.splitlines() if line.startswith("called")) == 1
-    assert ("failed: tests" if status else "all steps passed") in done.stdout
+    assert (f"failed: {name}" if name else "all steps passed") in done.stdout
