@@ -201,6 +201,12 @@ class TestCheckpoint:
         for got, wanted in zip(by_scale(loaded, labels, ids), by_scale(model, labels, ids), strict=True):
             torch.testing.assert_close(got, wanted)
 
+    def test_a_given_vae_goes_to_the_models_device(self, tmp_path: Path) -> None:
+        model, var, _ = self.upstream_files(tmp_path)
+        loaded = models.load(var, model.vae, device="meta")
+        assert loaded.vae is model.vae and loaded.codebook.is_meta
+        assert all(p.is_meta for p in [*loaded.parameters(), *loaded.vae.parameters()])
+
     def test_dtype_is_the_transformers(self, tmp_path: Path) -> None:
         _, var, vae = self.upstream_files(tmp_path)
         loaded = models.load(var, vae, dtype=torch.bfloat16)

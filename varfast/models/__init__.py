@@ -37,8 +37,8 @@ def load(
 
     `name_or_path`: "builtin" (the Fashion-MNIST model inside the package), "var-d16" to "var-d36" (the public
     ImageNet models, fetched through huggingface_hub with `download=True`), or a file. `vae`: the VQ-VAE's file, or
-    the object; not needed for files that hold both. `dtype` is the transformer's; the VQ-VAE stays in float32.
-    `grids` and `heads` are for files whose shapes leave them open.
+    the object, which is moved to `device`; not needed for files that hold both. `dtype` is the transformer's; the
+    VQ-VAE stays in float32. `grids` and `heads` are for files whose shapes leave them open.
 
     Raises FileNotFoundError for missing files, ValueError for files that do not fit, saying which tensors.
     """
@@ -56,7 +56,9 @@ def load(
         config = checkpoint.infer_var(tensors, grids=grids, heads=heads)
     if vae is None:
         raise ValueError(f"vae: got None, but {name_or_path} holds the transformer alone; give the VQ-VAE's file")
-    if not isinstance(vae, VQVAE):
+    if isinstance(vae, VQVAE):
+        vae.to(device)
+    else:
         vae_tensors, _ = checkpoint.read(vae)
         vae = _build_vae(checkpoint.infer_vae(vae_tensors, config.grids), vae_tensors, str(vae), device)
     with torch.device("meta"):
