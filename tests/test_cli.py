@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from tiny import tiny_var
 
-from varfast import Sampler, cli
+from varfast import Sampler, _library, cli, ops
 from varfast._files import file_sha256
 from varfast.cli import _picture, evaluate
 from varfast.metrics import classifier, inception
@@ -244,6 +244,9 @@ def test_info_names_every_op_and_its_backend(run: Run) -> None:
     assert code == 0
     for word in ("guided_sample", "spectral_reweight", "native", torch.__version__, "instruction set"):
         assert word in text
+    rows = {cells[0]: cells[1:] for line in text.splitlines() if len(cells := line.replace("│", " ").split()) == 4}
+    assert rows["gaussian_kde_sigma"] == ["native", _library.backend("gaussian_kde_sigma", "CUDA"), "reference"]
+    assert rows["gaussian_kde_backward"] == ["reference"] * 3 and set(rows) >= set(ops.__all__)
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,11 @@ def register_triton(op: str) -> None:
     _SOURCES[op, "CUDA"] = "Triton"
 
 
+def registered() -> list[str]:
+    """Every op: the public ones, and those of the namespace that a public one calls."""
+    return sorted(op for op, key in _SOURCES if key == "reference")
+
+
 def backend(op: str, key: str) -> str:
     """In a word, what serves `op` for a dispatch key."""
     if (op, key) in _SOURCES:

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 import varfast
-from varfast import _env, _info, _library, ops
+from varfast import _env, _info, _library
 
 
 def info() -> None:
@@ -32,7 +32,7 @@ def info() -> None:
     keys = {"CPU": "CPU", "CUDA": "NVIDIA and AMD GPUs"}
     for title in (*keys.values(), "any other device"):
         table.add_column(title)
-    for op in ops.__all__:
+    for op in _library.registered():
         table.add_row(op, *(_library.backend(op, key) for key in keys), "reference")
     console.print(table)
     console.print(f"reference: eager PyTorch. GPUs: {_why()}", style="dim")
