@@ -146,8 +146,9 @@ def test_a_shrinking_nucleus_in_the_sampler(model: VAR) -> None:
     scaling = VARScaling(scales=1, candidates=8, nucleus="shrinking")
     images = Sampler(model, [scaling], top_k=12, top_p=0.9)(labels=[1], seeds=[1])
     assert images.isfinite().all()
-    with pytest.raises(ValueError, match="shrinking"):
-        Sampler(model, [scaling], temperature=0.0)(labels=[1], seeds=[1])
+    for settings, words in (({"temperature": 0.0, "top_k": 12}, "a temperature above 0"), ({"top_p": 1.0}, "top_k or")):
+        with pytest.raises(ValueError, match=f"nucleus='shrinking' needs {words}"):
+            Sampler(model, [scaling], **settings)(labels=[1], seeds=[1])
 
 
 def test_diverse_var_reweights_where_it_is_told_to() -> None:
@@ -165,9 +166,9 @@ def test_diverse_var_reweights_where_it_is_told_to() -> None:
     assert blocks.on_features(early, x, 2, 3) is x
 
 
-def test_an_amplification_that_overflows_is_an_error(model: VAR) -> None:
-    with pytest.raises((ValueError, RuntimeError), match=r"overflow|float32|no valid logits"):
-        Sampler(model, [DiverseVAR(suppress=None, amplify=(1.0, 200.0))])(labels=[1], seeds=[1])
+def test_an_amplification_that_overflows_in_raw_units_is_an_error(model: VAR) -> None:
+    with pytest.raises(RuntimeError, match=r"image 0 overflows x's dtype with alpha=1 and beta=200"):
+        Sampler(model, [DiverseVAR(suppress=None, amplify=(1.0, 200.0), relative=False)])(labels=[1], seeds=[1])
 
 
 BAD: list[tuple[type[Exception], str, type, dict[str, Any]]] = [
@@ -178,6 +179,8 @@ BAD: list[tuple[type[Exception], str, type, dict[str, Any]]] = [
     (TypeError, "beta", SSG, {"beta": "0.5"}),
     (ValueError, "prior", SSG, {"prior": "psychic"}),
     (ValueError, "interp", SSG, {"interp": "cubic"}),
+    (TypeError, "cutoff", SSG, {"cutoff": (1, "x")}),
+    (ValueError, "cutoff", SSG, {"cutoff": (-1, 1)}),
     (TypeError, "scales", SSG, {"scales": [1.5]}),
     (TypeError, "scales", VARScaling, {"scales": []}),
     (ValueError, "candidates", VARScaling, {"candidates": 1}),
@@ -186,10 +189,12 @@ BAD: list[tuple[type[Exception], str, type, dict[str, Any]]] = [
     (ValueError, "bandwidth", VARScaling, {"bandwidth": 0.0}),
     (ValueError, "alpha", VARScaling, {"alpha": -1.0}),
     (TypeError, "keep", VARScaling, {"keep": 2.5}),
+    (ValueError, "keep", VARScaling, {"keep": 2**33}),
     (ValueError, "nucleus", VARScaling, {"nucleus": "growing"}),
     (ValueError, "suppress and amplify", DiverseVAR, {"suppress": None}),
     (TypeError, "suppress", DiverseVAR, {"suppress": 0.3}),
     (ValueError, "beta of suppress", DiverseVAR, {"suppress": (1.0, -0.3)}),
+    (ValueError, "beta of amplify must keep .* within float32", DiverseVAR, {"amplify": (1.0, 200.0)}),
     (ValueError, "rank", DiverseVAR, {"rank": 0}),
     (ValueError, "where", DiverseVAR, {"where": "middle"}),
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tiny import GRIDS, ONEDNN, tiny_var
@@ -226,6 +227,10 @@ def test_a_wrong_setting_is_named(model: VAR, match: str) -> None:
         ("labels", ValueError, {"labels": [11], "seeds": [1]}),
         ("labels", TypeError, {"labels": "1", "seeds": [1]}),
         ("seeds", TypeError, {"labels": [1], "seeds": torch.ones(1)}),
+        ("seeds must be a list of ints", TypeError, {"labels": [1], "seeds": np.ones(1)}),
+        ("seeds must be a list of ints", TypeError, {"labels": [1], "seeds": [True]}),
+        ("seeds must be a list of ints", TypeError, {"labels": [1], "seeds": np.array([True])}),
+        ("seeds must be a list of ints", TypeError, {"labels": [1], "seeds": np.array(1)}),
         ("labels", ValueError, {"labels": torch.ones(1, 1, dtype=torch.int64), "seeds": [1]}),
     ],
 )
@@ -240,6 +245,14 @@ def test_a_recipes_tensors_are_taken_to_the_device() -> None:
     first, second = _to_device(given, torch.device("meta"))
     assert all(getattr(first, name).device.type == "meta" and getattr(first, name).shape == (2,) for name in names)
     assert second.t.shape == second.beta.shape == () and second.temperature == 2.0
+
+
+@pytest.mark.parametrize(
+    "kind", [np.array, lambda ints: [np.int64(n) for n in ints], lambda ints: tuple(torch.tensor(ints))]
+)
+def test_integers_of_any_make_are_labels_and_seeds(model: VAR, kind: Any) -> None:
+    given = draw(model, [], kind([3, 1]), kind([-5, 2**40]))
+    assert all(torch.equal(a, b) for a, b in zip(given, draw(model, [], [3, 1], [-5, 2**40]), strict=True))
 
 
 def test_candidates_need_somebody_who_selects(model: VAR) -> None:

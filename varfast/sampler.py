@@ -14,6 +14,7 @@ from varfast._arguments import check_smooth, int64, per_scale
 from varfast.guidance import CFG
 from varfast.guidance._distribution import filtered_distribution
 from varfast.guidance._shrinking import draw_shrinking
+from varfast.ops._checks import check_integer, check_number
 from varfast.ops._rows import SampleOutput
 from varfast.protocol import HOOKS, BlockHook, Model, Recipe, Step
 
@@ -79,15 +80,14 @@ class Sampler:
         self.path = "logits" if path == "auto" and getattr(model, "identity_head", False) else path
         scales = len(model.grids)
         filters = {
-            "temperature": per_scale("temperature", temperature, scales, 0.0),
-            "top_k": per_scale("top_k", top_k, scales, 0),
-            "top_p": per_scale("top_p", top_p, scales, 0.0, 1.0),
-            "min_p": per_scale("min_p", min_p, scales, 0.0, 1.0),
+            "temperature": per_scale("temperature", temperature, scales, check_number, 0.0),
+            "top_k": per_scale("top_k", top_k, scales, check_integer, 0),
+            "top_p": per_scale("top_p", top_p, scales, check_number, 0.0, 1.0),
+            "min_p": per_scale("min_p", min_p, scales, check_number, 0.0, 1.0),
         }
         by_scale = [{name: values[k] for name, values in filters.items()} for k in range(scales)]
         self._recipes = [Recipe(temperature_last=temperature_last, **numbers) for numbers in by_scale]
-        if smooth:
-            check_smooth("Sampler", self._recipes)
+        check_smooth("Sampler", self._recipes if smooth else ())
 
     @torch.inference_mode()
     def __call__(
@@ -96,8 +96,7 @@ class Sampler:
         """Generates one image per label.
 
         Args:
-            labels: (B,) ints, from 0. A model of classes may have `num_classes` as its "no label", see the model; a
-                text-to-image host counts its prompts.
+            labels: (B,) ints, from 0: classes (and `num_classes` where that is a "no label"), or a text host's prompts.
             seeds: (B,) ints in the range of int64.
             return_ids: also return the tokens, a list over scales of (B, L) int64 (bitwise models: (B, L, d)).
 
@@ -216,8 +215,8 @@ class Sampler:
         if smooth:
             ratio = step.progress if recipe.ratio is None else recipe.ratio
             filters: dict[str, Any] = {"stream": step.index, "top_k": recipe.top_k, "top_p": recipe.top_p}
-            codebook = step.codebook.to(logits.dtype)
-            return _Drawn(ops.smooth_embed(logits, codebook, step.seeds, ratio=ratio, **filters), following)
+            mixture = ops.smooth_embed(logits, step.codebook.to(logits.dtype), step.seeds, ratio=ratio, **filters)
+            return _Drawn(mixture, following)
         rows = logits.unflatten(2, (groups, -1)).flatten(1, 2)
         distribution = filtered_distribution(rows, recipe) if recipe.distribution else None
         if recipe.shrinking:

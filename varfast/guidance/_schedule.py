@@ -52,21 +52,3 @@ def is_among(scales: Sequence[int], step: Step) -> bool:
         if not -step.count <= k < step.count:
             raise ValueError(f"scales must lie in [{-step.count}, {step.count - 1}] for {step.count} scales, got {k}")
     return step.index in scales or step.index - step.count in scales
-
-
-def check_number(name: str, value: object, low: float = -math.inf, high: float = math.inf) -> float:
-    """Checks a finite number in [low, high]."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
-    if not (math.isfinite(value) and low <= value <= high):
-        raise ValueError(f"{name} must be finite and lie in [{low}, {high}], got {value}")
-    return float(value)
-
-
-def check_count(name: str, value: object, low: int = 1) -> int:
-    """Checks an int of at least `low`."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an int, got {type(value).__name__}")
-    if value < low:
-        raise ValueError(f"{name} must be at least {low}, got {value}")
-    return value

@@ -9,19 +9,15 @@ import torch
 from torch import Tensor
 
 from varfast import ops
-from varfast.guidance._distribution import filter_numbers
+from varfast.guidance._distribution import filtered_weights
 from varfast.protocol import Recipe, Step
-from varfast.reference.sample import filter_tokens, row_weights
 
 FIRST_PURPOSE = 4  # of the generator's counter: 0 to 3 are taken, so draw n of a narrowed distribution has 4 + n
 
 
 def narrowed(logits: Tensor, recipe: Recipe) -> Tensor:
     """Float32 logits (B, L, V) with -inf in place of what the recipe's filters remove."""
-    top_p, min_p, temperature = filter_numbers(recipe, logits)
-    temperature = torch.ones_like(temperature) if recipe.temperature_last else temperature
-    weights = row_weights(logits, logits.amax(-1, keepdim=True), temperature)
-    kept = filter_tokens(logits, weights, recipe.top_k, top_p, min_p)
+    kept, _ = filtered_weights(logits, recipe)
     return torch.where(kept | logits.isnan(), logits, -math.inf)  # a row that is not valid stays so
 
 

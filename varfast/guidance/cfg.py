@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from varfast.guidance import _schedule
+from varfast.ops import _checks
 from varfast.protocol import Recipe, Step
 
 
@@ -30,7 +31,7 @@ class CFG:
     schedule: _schedule.Schedule = "ramp"
 
     def __post_init__(self) -> None:
-        _schedule.check_number("strength", self.strength)
+        _checks.check_number("strength", self.strength)
         _schedule.check_schedule(self.schedule)
 
     def on_logits(self, step: Step, recipe: Recipe) -> Recipe:

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from varfast import ops
 from varfast.guidance import _schedule
+from varfast.ops import _checks
+from varfast.ops.spectral_reweight import check_amplification
 from varfast.protocol import Step
 
 Strength = tuple[float, float]
@@ -33,7 +35,8 @@ class DiverseVAR:
         where: "ends" (input of the first block, output of the last) or "blocks" (around every block).
 
     Raises:
-        TypeError: a wrong type. ValueError: a wrong number or name, nothing to do, an amplification that overflows.
+        TypeError: a wrong type. ValueError: a wrong number or name, nothing to do, a relative amplification that
+            overflows. RuntimeError: on the CPU, an image that overflows in raw units, from the sampler.
 
     Notes:
         Source: arXiv 2511.17074, which uses raw units; `relative` is ours. What is done at the input also enters the
@@ -57,10 +60,12 @@ class DiverseVAR:
                 continue
             if not isinstance(pair, Sequence) or len(pair) != 2:
                 raise TypeError(f"{name} must be a pair (alpha, beta) or None, got {pair!r}")
-            _schedule.check_number(f"alpha of {name}", pair[0], 0.0)
-            _schedule.check_number(f"beta of {name}", pair[1], 0.0)
+            _checks.check_number(f"alpha of {name}", pair[0], 0.0)
+            _checks.check_number(f"beta of {name}", pair[1], 0.0)
+        if self.amplify is not None and self.relative:
+            check_amplification("beta of amplify", *self.amplify)
         if self.rank is not None:
-            _schedule.check_count("rank", self.rank)
+            _checks.check_integer("rank", self.rank, 1)
         if self.where not in ("ends", "blocks"):
             raise ValueError(f"where must be ends or blocks, got {self.where!r}")
 

@@ -9,6 +9,8 @@ from varfast.guidance import _schedule
 from varfast.ops import _checks
 from varfast.protocol import Recipe, Step
 
+ANY_GRID = (2**31 - 1, 2**31 - 1)  # the cutoff's upper limit depends on the grids, so that the op checks it
+
 
 @dataclass(frozen=True)
 class SSG:
@@ -44,12 +46,11 @@ class SSG:
     cutoff: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
-        _schedule.check_number("beta", self.beta)
+        _checks.check_number("beta", self.beta)
         _schedule.check_schedule(self.schedule)
         if self.scales is not None:
             _schedule.check_scales(self.scales)
-        # The cutoff's upper limit depends on the grids, so that the op checks it.
-        _checks.check_prior((1, 1), (1, 1), self.prior, self.interp, None)
+        _checks.check_prior(ANY_GRID, ANY_GRID, self.prior, self.interp, self.cutoff)
 
     def on_logits(self, step: Step, recipe: Recipe) -> Recipe:
         """Sets beta and the prior."""

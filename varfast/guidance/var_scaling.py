@@ -11,10 +11,16 @@ from torch import Tensor
 from varfast import ops
 from varfast.guidance import _schedule
 from varfast.guidance._calibration import Calibration, measure
+from varfast.ops import _checks
 from varfast.protocol import Model, Recipe, Step
 
 RULES = ("var", "paper", "infinity")
 BANDWIDTHS = ("silverman", "silverman-batch")
+
+
+def _is_any(value: float | Tensor, *numbers: int) -> bool:
+    """Whether a recipe's number is one of `numbers`; a tensor is not read back."""
+    return not isinstance(value, Tensor) and value in numbers
 
 
 @dataclass(frozen=True)
@@ -44,7 +50,8 @@ class VARScaling:
             VAR code does, for comparison with its numbers. Needs top_k or top_p; slow.
 
     Raises:
-        TypeError: a wrong type. ValueError: a wrong name or number.
+        TypeError: a wrong type. ValueError: a wrong name or number, or, at the first call of the sampler, settings of
+            the scale that `density` or `nucleus` does not go with.
 
     Notes:
         Source: arXiv 2601.07293 and its released code. Costs one multi-draw sampling call, one density and one
@@ -64,15 +71,15 @@ class VARScaling:
 
     def __post_init__(self) -> None:
         _schedule.check_scales(self.scales)
-        _schedule.check_count("candidates", self.candidates, 2)
+        _checks.check_integer("candidates", self.candidates, 2)
         if self.rule not in RULES:
             raise ValueError(f"rule must be one of {', '.join(RULES)}, got {self.rule!r}")
         if self.bandwidth not in BANDWIDTHS:
-            _schedule.check_number("bandwidth", self.bandwidth, 1e-30)
-        _schedule.check_number("alpha", self.alpha, 0.0)
-        _schedule.check_count("keep", self.keep)
-        _schedule.check_number("min_distance", self.min_distance, 0.0)
-        _schedule.check_count("top", self.top)
+            _checks.check_number("bandwidth", self.bandwidth, 1e-30)
+        _checks.check_number("alpha", self.alpha, 0.0)
+        _checks.check_integer("keep", self.keep, 1)
+        _checks.check_number("min_distance", self.min_distance, 0.0)
+        _checks.check_integer("top", self.top, 1)
         if self.density not in ("candidates", "exact"):
             raise ValueError(f"density must be candidates or exact, got {self.density!r}")
         if self.density == "exact" and self.bandwidth == "silverman-batch":
@@ -87,14 +94,16 @@ class VARScaling:
         """Asks for as many draws as there are candidates."""
         if not self._active(step):
             return recipe
-        if self.nucleus == "shrinking" and not isinstance(recipe.temperature, Tensor) and recipe.temperature == 0.0:
+        exact, shrinking = self.density == "exact", self.nucleus == "shrinking"
+        if shrinking and _is_any(recipe.temperature, 0):
             raise ValueError("nucleus='shrinking' needs a temperature above 0: there is nothing to narrow at 0")
-        exact = self.density == "exact"
+        if shrinking and recipe.top_k == 0 and _is_any(recipe.top_p, 0, 1):
+            raise ValueError("nucleus='shrinking' needs top_k or top_p: without them there is nothing to narrow")
         if exact and step.bits is not None:
             raise ValueError("density='exact' needs a vocabulary: a bitwise model has 2^d tokens")
-        if exact and not isinstance(recipe.temperature, Tensor) and recipe.temperature == 0.0:
+        if exact and _is_any(recipe.temperature, 0):
             raise ValueError("density='exact' needs a temperature above 0: at 0 all candidates are one")
-        return replace(recipe, draws=self.candidates, shrinking=self.nucleus == "shrinking", distribution=exact)
+        return replace(recipe, draws=self.candidates, shrinking=shrinking, distribution=exact)
 
     def scores(self, step: Step, candidates: Tensor, distribution: Tensor | None = None) -> Tensor:
         """Density (B, N) of candidates, ids (B, N, L) or bits (B, N, L, d), summed over positions.

@@ -1,4 +1,4 @@
-"""Argument checks that several ops share: each names the argument, what it got and what it needs."""
+"""Argument checks that ops, guidance and sampler share: each names the argument, what it got and what it needs."""
 
 import math
 from collections.abc import Sequence
@@ -39,6 +39,34 @@ def check_device(name: str, value: Tensor, model: Tensor, model_name: str) -> Te
     if value.device != model.device:
         raise ValueError(f"{name} must be on {model_name}'s device {model.device}, got {value.device}")
     return value
+
+
+def check_codebook(codebook: object, ids: Tensor, name: str) -> Tensor:
+    """Checks that ids, the argument `name`, have a codebook with rows and columns on their device."""
+    if codebook is None:
+        raise ValueError(f"codebook must be given where {name} are ids ({ids.dtype})")
+    table = check_tensor("codebook", codebook, "V, C")
+    if min(table.shape) < 1:
+        raise ValueError(f"codebook must have at least one row and one column, got {tuple(table.shape)}")
+    return check_device("codebook", table, ids, name)
+
+
+def check_integer(name: str, value: object, low: int, high: int = 2**31 - 1) -> int:
+    """An int in [low, high]."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an int, got {type(value).__name__}")
+    if not low <= value <= high:
+        raise ValueError(f"{name} must lie in [{low}, {high}], got {value}")
+    return value
+
+
+def check_number(name: str, value: object, low: float = -math.inf, high: float = math.inf) -> float:
+    """A finite number in [low, high]."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
+    if not low <= value <= high or abs(value) == math.inf:
+        raise ValueError(f"{name} must be finite and lie in [{low}, {high}], got {value}")
+    return float(value)
 
 
 def check_grid(name: str, value: object) -> tuple[int, int]:

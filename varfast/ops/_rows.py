@@ -47,15 +47,6 @@ def check_positions(positions: object, batch: int, rows: int, model: Tensor, mod
     return _checks.check_device("positions", positions, model, model_name)
 
 
-def check_integer(name: str, value: object, low: int, high: int = 2**31 - 1) -> int:
-    """An int in [low, high]."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an int, got {type(value).__name__}")
-    if not low <= value <= high:
-        raise ValueError(f"{name} must lie in [{low}, {high}], got {value}")
-    return value
-
-
 def sampling_arguments(
     batch: int,
     device: torch.device,
@@ -73,14 +64,14 @@ def sampling_arguments(
     nucleus = _checks.scalar_argument("top_p", top_p, batch, device, low=0.0, high=1.0)
     floor = _checks.scalar_argument("min_p", min_p, batch, device, low=0.0, high=1.0)
     return (
-        check_integer("stream", stream, 0),
-        check_integer("purpose", purpose, 0),
+        _checks.check_integer("stream", stream, 0),
+        _checks.check_integer("purpose", purpose, 0),
         *temp,
         bool(temperature_last),
-        check_integer("top_k", top_k, 0),
+        _checks.check_integer("top_k", top_k, 0),
         *nucleus,
         *floor,
-        check_integer("draws", draws, 1),
+        _checks.check_integer("draws", draws, 1),
     )
 
 

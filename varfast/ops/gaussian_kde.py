@@ -106,14 +106,9 @@ def _check_points(name: str, value: object, codebook: object) -> Tensor:
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
     if value.dtype in (torch.int64, torch.int32):
-        if codebook is None:
-            raise ValueError(f"codebook must be given where {name} are ids ({value.dtype})")
-        table = _checks.check_tensor("codebook", codebook, "V, C")
-        if min(table.shape) < 1:
-            raise ValueError(f"codebook must have at least one row and one column, got {tuple(table.shape)}")
+        _checks.check_codebook(codebook, value, name)
         if value.dim() < 1:
             raise ValueError(f"{name} must have shape (..., N), got ()")
-        _checks.check_device("codebook", table, value, name)
         return value.to(torch.int64)
     if value.dtype not in (*_checks.FLOATS, torch.bool):
         raise TypeError(f"{name} must be float32, float16, bfloat16, bool, int64 or int32, got {value.dtype}")

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from varfast import _library
-from varfast.ops import _rows
+from varfast.ops import _checks, _rows
 from varfast.ops.guide import guidance_arguments
 from varfast.reference.guided_sample import guided_sample as _reference
 
@@ -60,7 +60,7 @@ def guided_sample(
     """
     guidance = guidance_arguments(cond, uncond, prev, hw, prev_hw, t, beta, prior, interp, cutoff)
     batch, length, channels = cond.shape
-    groups = _rows.check_integer("groups", groups, 1)
+    groups = _checks.check_integer("groups", groups, 1)
     if channels < 1 or channels % groups:
         raise ValueError(f"groups must divide the channels of cond ({channels}), got {groups}")
     seeds = _rows.check_seeds(seeds, batch, cond, "cond")

@@ -1,12 +1,10 @@
 """select_candidate: which of an image's candidate token maps goes on."""
 
-import math
-
 import torch
 from torch import Tensor
 
 from varfast import _library
-from varfast.ops import _checks
+from varfast.ops import _checks, _rows
 from varfast.reference.select_candidate import select_candidate as _reference
 
 _RULES = ("var", "paper", "infinity")
@@ -69,22 +67,11 @@ def select_candidate(
     batch, count = scores.shape
     if rule not in _RULES:
         raise ValueError(f"rule must be one of {', '.join(_RULES)}, got {rule!r}")
-    if not isinstance(seeds, Tensor) or seeds.dtype != torch.int64:
-        got = seeds.dtype if isinstance(seeds, Tensor) else type(seeds).__name__
-        raise TypeError(f"seeds must be an int64 tensor of shape ({batch},), got {got}")
-    if tuple(seeds.shape) != (batch,):
-        raise ValueError(f"seeds must have shape ({batch},), got {tuple(seeds.shape)}")
-    _checks.check_device("seeds", seeds, scores, "scores")
+    seeds = _rows.check_seeds(seeds, batch, scores, "scores")
     for name, number, low in (("keep", keep, 1), ("top", top, 1), ("stream", stream, 0)):
-        if isinstance(number, bool) or not isinstance(number, int):
-            raise TypeError(f"{name} must be an int, got {type(number).__name__}")
-        if number < low:
-            raise ValueError(f"{name} must be at least {low}, got {number}")
+        _checks.check_integer(name, number, low)
     for name, value in (("alpha", alpha), ("min_distance", min_distance)):
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise TypeError(f"{name} must be a number, got {type(value).__name__}")
-        if not 0 <= value < math.inf:
-            raise ValueError(f"{name} must be finite and at least 0, got {value}")
+        _checks.check_number(name, value, 0.0)
     if order is not None:
         order = _checks.check_tensor("order", order, "B, N", (torch.int64,))
         if order.shape != scores.shape:
@@ -125,12 +112,7 @@ def _check_candidates(candidates: object, codebook: object, rule: str, scores: T
         if codebook is not None:
             raise ValueError(f"codebook goes with ids alone; candidates are {candidates.dtype}")
         return candidates
-    if codebook is None:
-        raise ValueError(f"codebook must be given where candidates are ids ({candidates.dtype})")
-    table = _checks.check_tensor("codebook", codebook, "V, C")
-    if min(table.shape) < 1:
-        raise ValueError(f"codebook must have at least one row and one column, got {tuple(table.shape)}")
-    _checks.check_device("codebook", table, scores, "scores")
+    _checks.check_codebook(codebook, candidates, "candidates")
     return candidates.to(torch.int64)
 
 

@@ -66,7 +66,7 @@ def smooth_embed(
     elif not (isinstance(tau, (int, float)) and 0 < tau < math.inf):
         raise ValueError(f"tau must be a positive number, got {tau!r}")
     nucleus, _ = _checks.scalar_argument("top_p", top_p, batch, logits.device, low=0.0, high=1.0)
-    stream, top_k = _rows.check_integer("stream", stream, 0), _rows.check_integer("top_k", top_k, 0)
+    stream, top_k = _checks.check_integer("stream", stream, 0), _checks.check_integer("top_k", top_k, 0)
     return torch.ops.varfast.smooth_embed(
         logits, codebook, seeds, noise, positions, ratio, float(tau), stream, top_k, nucleus
     )

@@ -14,6 +14,16 @@ _DTYPES = (*_checks.FLOATS, torch.float64)
 _MODES = ("suppress", "amplify")
 
 
+def check_amplification(name: str, alpha: float, beta: float) -> None:
+    """Checks that the largest factor of a relative amplification is a float32."""
+    limit = math.log(torch.finfo(torch.float32).max)
+    if alpha > 0 and beta + math.log(alpha) > limit:
+        raise ValueError(
+            f"{name} must keep alpha * exp(beta) within float32 (beta + log(alpha) <= {limit:.1f}), "
+            f"got beta={beta}, alpha={alpha}"
+        )
+
+
 def spectral_reweight(
     x: Tensor,
     *,
@@ -64,20 +74,13 @@ def spectral_reweight(
     _checks.check_tensor("x", x, "B, L, C", _DTYPES)
     if mode not in _MODES:
         raise ValueError(f"mode must be one of {', '.join(_MODES)}, got {mode!r}")
-    if rank is not None and (isinstance(rank, bool) or not isinstance(rank, int)):
-        raise TypeError(f"rank must be an int or None, got {type(rank).__name__}")
-    if rank is not None and rank < 1:
-        raise ValueError(f"rank must be at least 1, got {rank}")
+    if rank is not None:
+        _checks.check_integer("rank", rank, 1)
     largest = torch.finfo(torch.float64).max
     beta, beta_tensor = _checks.scalar_argument("beta", beta, x.shape[0], x.device, low=0.0, high=largest)
     alpha, alpha_tensor = _checks.scalar_argument("alpha", alpha, x.shape[0], x.device, low=0.0, high=largest)
     if mode == "amplify" and relative and beta_tensor is None and alpha_tensor is None:
-        limit = math.log(torch.finfo(torch.float32).max)
-        if alpha > 0 and beta + math.log(alpha) > limit:
-            raise ValueError(
-                f"beta must keep alpha * exp(beta) within float32 (beta + log(alpha) <= {limit:.1f}), "
-                f"got beta={beta}, alpha={alpha}"
-            )
+        check_amplification("beta", alpha, beta)
     y, sigma = torch.ops.varfast.spectral_reweight(
         x, beta, beta_tensor, alpha, alpha_tensor, mode == "amplify", rank, relative
     )
