@@ -14,6 +14,7 @@ import sysconfig
 from pathlib import Path
 
 from setuptools import Extension, setup
+from setuptools.command.build import build
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
@@ -53,7 +54,7 @@ def cuda_compiler(torch: Path) -> str | None:
 
     A CPU torch has all the headers that it takes; what is built beside one is loaded by a CUDA torch alone.
     """
-    choice = os.environ.get("VARFAST_CUDA", "auto").lower()
+    choice = (os.environ.get("VARFAST_CUDA") or "auto").lower()
     if choice not in ("auto", "on", "off"):
         raise SystemExit(f"VARFAST_CUDA must be auto, on or off, got {choice!r}")
     if choice == "off" or (choice == "auto" and not torch_has_cuda(torch)):
@@ -64,38 +65,52 @@ def cuda_compiler(torch: Path) -> str | None:
     return nvcc
 
 
+def configure(torch: Path, target: Path, nvcc: str | None) -> tuple[Path, list[str]]:
+    """CMake's working folder, and the command that prepares it to put the libraries into `target`."""
+    import pybind11
+
+    tree = Path(os.environ.get("VARFAST_BUILD_DIR") or ROOT / "build" / "cmake").resolve()
+    archs = os.environ.get("VARFAST_CUDA_ARCHS")
+    command = [
+        "cmake", "-S", str(ROOT), "-B", str(tree), "-G", "Ninja",
+        "-DCMAKE_BUILD_TYPE=Release",
+        f"-DTORCH_DIR={torch}",
+        f"-DPython_EXECUTABLE={sys.executable}",
+        f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
+        f"-DVARFAST_OUTPUT={target}",
+        f"-DVARFAST_CUDA={'ON' if nvcc else 'OFF'}",
+        f"-DVARFAST_CUDA_ARCHS={archs}" if archs else "-UVARFAST_CUDA_ARCHS",  # or the last build's would stay
+        f"-DVARFAST_INFO_SUFFIX={sysconfig.get_config_var('EXT_SUFFIX')}",
+    ]  # fmt: skip
+    return tree, command + ([f"-DCMAKE_CUDA_COMPILER={nvcc}"] if nvcc else [])
+
+
+class FreshBuild(build):
+    """Begins with an empty folder: whatever lies there is packed, so nothing of earlier builds may."""
+
+    def run(self) -> None:
+        shutil.rmtree(self.build_lib, ignore_errors=True)
+        super().run()
+
+
 class CMakeBuild(build_ext):
     def run(self) -> None:
         torch = find_torch()
         if torch is None:
             raise SystemExit("building varfast needs torch's headers: install torch >= 2.10 first")
-        import pybind11
-
         target = Path(self.get_ext_fullpath("varfast._info")).resolve().parent
         target.mkdir(parents=True, exist_ok=True)
         nvcc = cuda_compiler(torch)
-        tree = Path(os.environ.get("VARFAST_BUILD_DIR", ROOT / "build" / "cmake")).resolve()
-        configure = [
-            "cmake", "-S", str(ROOT), "-B", str(tree), "-G", "Ninja",
-            "-DCMAKE_BUILD_TYPE=Release",
-            f"-DTORCH_DIR={torch}",
-            f"-DPython_EXECUTABLE={sys.executable}",
-            f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
-            f"-DVARFAST_OUTPUT={target}",
-            f"-DVARFAST_CUDA={'ON' if nvcc else 'OFF'}",
-            f"-DVARFAST_INFO_SUFFIX={sysconfig.get_config_var('EXT_SUFFIX')}",
-        ]  # fmt: skip
-        if nvcc:
-            configure.append(f"-DCMAKE_CUDA_COMPILER={nvcc}")
-        if archs := os.environ.get("VARFAST_CUDA_ARCHS"):
-            configure.append(f"-DVARFAST_CUDA_ARCHS={archs}")
-        subprocess.check_call(configure)
+        if nvcc is None:  # in place, an earlier build's would be loaded
+            (target / "_varfast_cuda.so").unlink(missing_ok=True)
+        tree, command = configure(torch, target, nvcc)
+        subprocess.check_call(command)
         subprocess.check_call(["cmake", "--build", str(tree)])
 
 
 setup(
     # One name stands for all that CMake puts beside it; the others are plain libraries that Python never imports.
     ext_modules=[Extension("varfast._info", sources=[])],
-    cmdclass={"build_ext": CMakeBuild},
+    cmdclass={"build": FreshBuild, "build_ext": CMakeBuild},
     setup_requires=[] if find_torch() else ["torch==2.13.0"],
 )

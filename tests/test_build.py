@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import sysconfig
 import zipfile
 from pathlib import Path
 
@@ -72,7 +73,7 @@ def test_a_wrong_instruction_set_is_refused_at_import():
 @pytest.mark.parametrize("level", ("avx2", "avx512"))
 def test_no_shared_symbol_lies_outside_the_namespace_of_its_instruction_set(level):
     """The linker keeps one of several weak symbols of a name: an AVX-512 one would crash an older machine."""
-    tree = Path(os.environ.get("VARFAST_BUILD_DIR", ROOT / "build" / "cmake")) / "CMakeFiles" / f"varfast_{level}.dir"
+    tree = Path(os.environ.get("VARFAST_BUILD_DIR") or ROOT / "build" / "cmake") / "CMakeFiles" / f"varfast_{level}.dir"
     objects = sorted(tree.rglob("*_cpu.cpp.o"))
     if not objects:
         pytest.skip(f"needs the objects of a build under {tree}")
@@ -99,20 +100,58 @@ def test_compiles_for_aarch64(source, tmp_path):
 @pytest.mark.source_tree
 def test_the_wheel_holds_libraries_weights_types_and_triton_kernels(tmp_path):
     pip = [sys.executable, "-m", "pip", "wheel", "-q", ".", "--no-build-isolation", "--no-deps", "-w", tmp_path]
-    run(*pip, cwd=ROOT, env={**os.environ, "VARFAST_CUDA": "off"})
+    built = ROOT / "build" / f"lib.{sysconfig.get_platform()}-{sys.implementation.cache_tag}" / "varfast"
+    built.mkdir(parents=True, exist_ok=True)
+    stale = [folder / name for folder in (ROOT / "varfast", built) for name in ("_old.so", "_info.cpython-39-old.so")]
+    try:
+        for file in stale:
+            file.touch()
+        run(*pip, cwd=ROOT, env={**os.environ, "VARFAST_CUDA": "off"})
+    finally:
+        for file in stale:
+            file.unlink(missing_ok=True)
     (wheel,) = tmp_path.glob("varfast-*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {"varfast/_varfast_cpu.so", "varfast/py.typed", "varfast/triton_kernels/sample.py"} <= names
-    assert any(re.fullmatch(r"varfast/_info\..*\.so", name) for name in names)
+    info = f"varfast/_info{sysconfig.get_config_var('EXT_SUFFIX')}"
+    assert {name for name in names if name.endswith(".so")} == {"varfast/_varfast_cpu.so", info}
     shipped = {path.name for path in (ROOT / "varfast" / "weights").glob("*.safetensors")}
     assert {f"varfast/weights/{name}" for name in shipped} <= names
     assert not [name for name in names if name.split("/")[0] not in ("varfast",) and ".dist-info" not in name]
 
 
+def functions_of_setup() -> dict:
+    names: dict = {"__file__": str(ROOT / "setup.py")}
+    exec((ROOT / "setup.py").read_text().split("\nclass FreshBuild")[0], names)
+    return names
+
+
+@pytest.mark.source_tree
+def test_an_empty_variable_is_an_unset_one_and_undoes_what_cmake_remembers(tmp_path, monkeypatch):
+    configure = functions_of_setup()["configure"]
+    for name in ("VARFAST_CUDA_ARCHS", "VARFAST_BUILD_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    plain = configure(tmp_path, tmp_path, None)
+    assert plain[0] == ROOT / "build" / "cmake" and "-UVARFAST_CUDA_ARCHS" in plain[1]
+    monkeypatch.setenv("VARFAST_CUDA_ARCHS", "90")
+    monkeypatch.setenv("VARFAST_BUILD_DIR", str(tmp_path))
+    tree, command = configure(tmp_path, tmp_path, "nvcc")
+    assert tree == tmp_path and {"-DVARFAST_CUDA_ARCHS=90", "-DCMAKE_CUDA_COMPILER=nvcc"} <= set(command)
+    monkeypatch.setenv("VARFAST_CUDA_ARCHS", "")
+    monkeypatch.setenv("VARFAST_BUILD_DIR", "")
+    assert configure(tmp_path, tmp_path, None) == plain
+    # The cache of a folder: what one call sets, the next undoes.
+    (tmp_path / "CMakeLists.txt").write_text(
+        'cmake_minimum_required(VERSION 3.20)\nproject(x NONE)\nset(A "80;90" CACHE STRING "")\nmessage("A=${A}")\n'
+    )
+    for option, want in (("-UA", "80;90"), ("-DA=75", "75"), ("-UA", "80;90")):
+        done = subprocess.run([tool("cmake"), option, tmp_path, "-B", tmp_path / "b"], capture_output=True, text=True)
+        assert f"A={want}\n" in done.stderr
+
+
 @pytest.mark.source_tree
 def test_cuda_is_built_where_torch_and_the_compiler_are_there(tmp_path, monkeypatch):
-    setup: dict = {"__file__": str(ROOT / "setup.py")}
-    exec((ROOT / "setup.py").read_text().split("\nclass CMakeBuild")[0], setup)
+    setup = functions_of_setup()
     torches = {}
     for name, cuda in (("cpu", "None"), ("gpu", "'13.0'")):
         torches[name] = tmp_path / name
@@ -121,7 +160,12 @@ def test_cuda_is_built_where_torch_and_the_compiler_are_there(tmp_path, monkeypa
     choose = setup["cuda_compiler"]
     for nvcc in (None, "/anywhere/nvcc"):
         setup["find_nvcc"] = lambda nvcc=nvcc: nvcc
-        for choice, name, want in (("auto", "cpu", None), ("auto", "gpu", nvcc), ("off", "gpu", None)):
+        for choice, name, want in (
+            ("auto", "cpu", None),
+            ("auto", "gpu", nvcc),
+            ("", "gpu", nvcc),
+            ("off", "gpu", None),
+        ):
             monkeypatch.setenv("VARFAST_CUDA", choice)
             assert choose(torches[name]) == want
         monkeypatch.setenv("VARFAST_CUDA", "on")
