@@ -17,6 +17,7 @@ from upstream_like import UpstreamVAR
 import varfast
 from varfast import SSG, DiverseVAR, Sampler, VARScaling
 from varfast.hosts import hart
+from varfast.hosts.var import image_seeds
 
 LABELS = torch.tensor([3, 7, 0])
 NUMS = (1, 2, 3, 4, 8)
@@ -160,6 +161,20 @@ def test_hart_smooth_mode_has_upstreams_ratios_and_both_halves_for_its_diffusion
     for cfg in (0.0, 4.5):
         images = [getattr(model, method)(**call, cfg=cfg, g_seed=seed, more_smooth=True) for seed in (1, 1, 2)]
         assert torch.equal(images[0], images[1]) and not torch.equal(images[0], images[2])
+        torch.testing.assert_close(images[2], hart_smooth_by_hand(model, call, cfg), rtol=1e-4, atol=1e-4)
+
+
+def hart_smooth_by_hand(model: Any, call: dict[str, Any], cfg: float) -> Tensor:
+    """Images of seed 2; the last of five scales has the ratio, and so the CFG, of the one before it."""
+    text = (call["label_B"], call["context_position_ids"], call["context_mask"])
+    wrapped: Any = varfast.wrap(model, text=text, residual=cfg * 3 / 4)
+    state, seeds = wrapped.begin(torch.arange(3)), image_seeds(3, 2)
+    for k, ratio in enumerate((0, 1 / 4, 2 / 4, 3 / 4, 3 / 4)):
+        cond, uncond = wrapped.head(wrapped.features(state, k)).chunk(2)
+        logits = cond + cfg * ratio * (cond - uncond)
+        mixture = varfast.ops.smooth_embed(logits, wrapped.codebook, seeds, ratio=ratio, stream=k)
+        wrapped.advance(state, k, embeddings=mixture)
+    return wrapped.decode(state)
 
 
 def _step(index: int, count: int) -> Any:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import torch
 from tiny import GRIDS, ONEDNN, tiny_var
 from torch import Tensor
 
-from varfast import CFG, SSG, DiverseVAR, Sampler, VARScaling, _cost
+from varfast import CFG, SSG, DiverseVAR, Sampler, VARScaling, _cost, ops
 from varfast.models import VAR, var
 from varfast.protocol import Recipe, Step
 from varfast.sampler import _to_device
@@ -145,22 +146,27 @@ def test_without_cfg_no_unconditional_half_is_run(model: VAR, monkeypatch: pytes
     assert rows == [3] * 5 + [6] * 5
 
 
+def random(seed: int, *shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
 class Bits:
-    """A bitwise model: logits (rows, L, 2d) for d bits a token, which follow from the label alone."""
+    """A bitwise model: logits (rows, L, 2d) for d bits a token, which follow from label, scale and position alone."""
 
     grids = ((1, 1), (2, 3), (4, 4))
     vocab_size, num_classes, bits = 6, 2, 3
     codebook = torch.tensor([[-1.0], [1.0]])
 
     def begin(self, labels: Tensor, unconditional: bool = True) -> dict[str, Any]:
-        return {"labels": labels, "taken": [], "rows": 1 + unconditional}
+        none = torch.full_like(labels, self.num_classes)
+        return {"rows": torch.cat([labels, none]) if unconditional else labels, "taken": []}
 
     def features(self, state: dict[str, Any], k: int, on_input: Any = None, on_output: Any = None) -> Tensor:
         h, w = self.grids[k]
-        return state["labels"].float().repeat(state["rows"])[:, None, None].expand(-1, h * w, 2)
+        return random(k, 3, h * w, 4)[state["rows"]]
 
     def head(self, x: Tensor) -> Tensor:
-        return torch.cat([x[..., :1] * 40 - 20, torch.zeros_like(x[..., :1])], -1).repeat(1, 1, 3)
+        return x @ random(9, 4, 6).to(x.dtype)
 
     def advance(self, state: dict[str, Any], k: int, *, ids: Tensor) -> None:
         state["taken"].append(ids)
@@ -169,12 +175,49 @@ class Bits:
         return torch.cat(state["taken"], dim=1).float()
 
 
-@pytest.mark.parametrize("path", ["features", "logits"])
+def by_hand(model: Any, labels: Tensor, cfg: float, beta: float, become: Callable[[int, Tensor], dict]) -> Tensor:
+    """The image of CFG on VAR's ramp and SSG, where `become` makes ids or embeddings of a scale's logits."""
+    state, grids, prev = model.begin(labels), model.grids, torch.empty(0)
+    for k, hw in enumerate(grids):
+        cond, uncond = model.head(model.features(state, k)).chunk(2)
+        combined = guided = cond + cfg * k / (len(grids) - 1) * (cond - uncond)
+        if k > 0:
+            guided = combined + beta * (combined - ops.dse_prior(prev, prev_hw=grids[k - 1], hw=hw))
+        model.advance(state, k, **become(k, guided))
+        prev = combined
+    return model.decode(state)
+
+
+@pytest.mark.parametrize("path", _cost.PATHS)
 def test_a_bitwise_model_draws_bits(path: str) -> None:
-    scaling = VARScaling(scales=1, candidates=5, rule="infinity", top=3)
-    bits = Sampler(Bits(), [SSG(), scaling], path=path)(labels=[0, 1], seeds=[0, 1])
-    # Logits (-20, 0) for label 0, (20, 0) for label 1: every bit is 1, or 0.
-    assert bits.shape == (2, 23, 3) and (bits[0] == 1).all() and (bits[1] == 0).all()
+    """With CFG, SSG and, at scale 1, a choice among candidates, of which most images do not take the first."""
+    labels, seeds, every = torch.arange(24) % 2, torch.arange(24), torch.arange(24)
+
+    def bits(k: int, logits: Tensor) -> dict[str, Tensor]:
+        drawn = ops.sample(logits.reshape(24, -1, 2), seeds, stream=k, draws=5 if k == 1 else 1)
+        maps = cast(Tensor, drawn).unflatten(1, (-1, 3)).movedim(3, 1)  # (B, S, L, d)
+        if k != 1:
+            return {"ids": maps[:, 0]}
+        scores = cast(Tensor, ops.gaussian_kde(maps.transpose(1, 2).bool())).sum(1)
+        index = cast(Tensor, ops.select_candidate(scores, None, seeds, rule="infinity", top=3, stream=1))
+        assert (index > 0).double().mean() > 0.6
+        return {"ids": maps[every, index]}
+
+    guidance = [SSG(0.5, "constant"), VARScaling(scales=1, candidates=5, rule="infinity", top=3)]
+    drawn = Sampler(Bits(), guidance, cfg=2.0, path=path)(labels=labels, seeds=seeds)
+    assert drawn.shape == (24, 23, 3) and torch.equal(drawn, by_hand(Bits(), labels, 2.0, 0.5, bits))
+
+
+@pytest.mark.parametrize("path", _cost.PATHS)
+def test_smooth_mode_mixes_by_guided_logits(model: VAR, path: str) -> None:
+    labels, seeds = torch.tensor([3, 1, 7]), torch.tensor([5, 6, 7])
+
+    def mixture(k: int, logits: Tensor) -> dict[str, Tensor]:
+        logits = logits.float()
+        return {"embeddings": ops.smooth_embed(logits, model.codebook, seeds, ratio=k / 4, stream=k, top_k=12)}
+
+    images = Sampler(model, [SSG(0.5, "constant")], cfg=2.0, smooth=True, top_k=12, path=path)(labels, seeds)
+    torch.testing.assert_close(images, by_hand(model, labels, 2.0, 0.5, mixture), rtol=1e-4, atol=1e-4)
 
 
 def test_a_row_without_a_distribution_is_named(model: VAR) -> None:
