@@ -50,8 +50,8 @@ class Sampler:
 
     Notes:
         Each image depends on its own label and seed alone: randomness is Philox, keyed by the seed and counted by
-        position, draw and scale. The ops give the same bits at any batch size; a model's matrix products may round
-        differently, and then a draw can fall on the neighbouring token (fewer than 1 in 1000 in float32).
+        position, draw and scale. The ops give the same bits at any batch size, and so does our VAR in float32 where
+        oneDNN computes its products; another model's may round differently, and a draw fall on another token.
     """
 
     def __init__(
