@@ -9,7 +9,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
-from tiny import GRIDS, ONEDNN, tiny_var
+from tiny import GRIDS, ROWS_ALIKE, tiny_var
 from torch import Tensor
 
 from varfast import CFG, SSG, DiverseVAR, Sampler, VARScaling, _cost, ops
@@ -51,7 +51,6 @@ def agreement(first: list[Tensor], second: list[Tensor]) -> float:
     return same / count
 
 
-@pytest.mark.skipif(not ONEDNN, reason="the products' bits depend on the batch here")
 @pytest.mark.parametrize("cfg", [0.0, 1.5])
 @ALL
 def test_an_image_depends_on_its_own_label_and_seed_alone(
@@ -62,8 +61,9 @@ def test_an_image_depends_on_its_own_label_and_seed_alone(
     monkeypatch.setattr(VAR, "features", lambda *a, **k: seen.append(features(*a, **k)) or seen[-1])
     together = draw(model, guidance, labels, seeds, cfg=cfg)
     alone = [draw(model, guidance, [label], [seed], cfg=cfg) for label, seed in zip(labels, seeds, strict=True)]
-    assert agreement(together, [torch.cat(scale) for scale in zip(*alone, strict=True)]) == 1
-    for k in range(len(GRIDS)):  # what enters the head, to the bit
+    same = agreement(together, [torch.cat(scale) for scale in zip(*alone, strict=True)])
+    assert same >= (1 if ROWS_ALIKE else 0.999)
+    for k in range(len(GRIDS) if ROWS_ALIKE else 0):  # what enters the head, to the bit
         apart = torch.stack(seen[len(GRIDS) + k :: len(GRIDS)], dim=1).flatten(0, 1)
         assert torch.equal(seen[k], apart)
 
