@@ -16,7 +16,12 @@ CASES = {
     "dse_prior B=1 48-64 C=64": (1, (48, 48), (64, 64), 64),
     "dse_prior B=1 48-64 C=4096": (1, (48, 48), (64, 64), 4096),
 }
-PEERS = {"eager DCT matrices": peers.dse_matrix, "torch-dct": peers.dse_fft, "scipy.fft": peers.dse_scipy}
+PEERS = {
+    "eager DCT matrices": peers.dse_matrix,
+    "torch.compile": torch.compile(peers.dse_matrix, fullgraph=True, dynamic=False),
+    "torch-dct": peers.dse_fft,
+    "scipy.fft": peers.dse_scipy,
+}
 
 
 @pytest.mark.parametrize("provider", ["varfast", "varfast bf16", *PEERS])
@@ -29,7 +34,8 @@ def test_dse_prior(benchmark: Any, case: str, provider: str) -> None:
         prev = prev.bfloat16()
     moved = prev.element_size() * batch * channels * (prev_hw[0] * prev_hw[1] + hw[0] * hw[1])
     if provider in PEERS:
-        pytest.importorskip("torch_dct" if provider == "torch-dct" else "scipy")
+        if provider in ("torch-dct", "scipy.fft"):
+            pytest.importorskip(provider.replace("-", "_"))
         _harness.run(benchmark, case, provider, moved, lambda: PEERS[provider](prev, prev_hw, hw))
     else:
         _harness.run(benchmark, case, provider, moved, lambda: ops.dse_prior(prev, prev_hw=prev_hw, hw=hw))
