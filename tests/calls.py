@@ -9,12 +9,18 @@ from cases import DTYPES, PRIORS, randn
 from torch import Tensor
 
 NAMES = {name: i for i, name in enumerate(PRIORS)}
-# prev_hw, hw, prior, interp, cutoff: a matrix (up to 64 sources) and the separable form with one, two and three terms.
+# prev_hw, hw, prior, interp, cutoff: a matrix (up to 64 sources) and the separable form with one and three terms; with
+# three it is folded, and a side may have a centre, one cell alone, or more cells than what is made of it.
 SPECS = {
     "matrix": ((3, 2), (4, 5), "dse", "bilinear", (3, 2)),
     "matrix, cut": ((4, 4), (6, 5), "dse", "bicubic", (2, 3)),
     "matrix, more targets than a share": ((2, 3), (9, 8), "dse", "nearest", (2, 3)),
     "separable": ((9, 8), (10, 9), "dse", "bicubic", (8, 8)),
+    "separable, odd": ((9, 9), (11, 13), "dse", "bilinear", (7, 9)),
+    "separable, smaller": ((11, 8), (6, 5), "dse", "bicubic", (6, 5)),
+    "separable, one row": ((1, 67), (3, 10), "dse", "bilinear", (1, 8)),
+    "separable, to one row": ((13, 6), (1, 37), "dse", "bicubic", (1, 5)),
+    "separable, not symmetric": ((9, 8), (10, 9), "dse", "nearest", (8, 8)),
     "interpolation": ((8, 9), (5, 7), "bilinear", "bilinear", (1, 1)),
     "mean": ((9, 8), (3, 3), "mean", "bilinear", (1, 1)),
     "equal": ((9, 8), (9, 8), "dse", "bilinear", (9, 8)),

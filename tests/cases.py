@@ -25,6 +25,8 @@ GRIDS = (
     ((7, 5), (7, 5)),  # equal: the identity
     ((11, 7), (11, 7)),
     ((11, 13), (11, 17)),  # equal along one axis
+    ((1, 67), (1, 70)),  # a line, separable
+    ((66, 1), (35, 2)),
 )
 PRIORS = ("dse", "nearest", "bilinear", "bicubic", "mean")
 # Channels around the tile of 32 and the span of 128.

@@ -123,6 +123,27 @@ def test_the_cut_into_blocks_does_not_show(simd, prev_hw, hw, groups, vocab):
         assert torch.equal(other.ids, results[0].ids) and torch.equal(other.cfg, results[0].cfg)
 
 
+@pytest.mark.parametrize(
+    "vocab, prev_hw, hw",
+    [
+        (1024, (9, 8), (11, 9)),  # 7 of 9 images
+        (32768, (9, 8), (11, 9)),  # a pair of mirrored rows: 18 of 25 positions
+        (131072, (9, 8), (11, 9)),  # a position and its mirror images: 4 of 6
+        (9000, (1, 67), (1, 70)),  # a line that has no mirror image, all 70 of 91
+    ],
+)
+def test_bands_of_images_of_rows_and_of_parts_of_a_row(vocab, prev_hw, hw):
+    """A thread keeps 3.2 MiB of guided logits."""
+    parts = inputs(prev_hw, hw, vocab, batch=9 if vocab == 1024 else 1)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        guidance = {"prev_hw": prev_hw, "hw": hw, "t": 1.5, "beta": 0.7}
+        assert_equals_two_steps(parts, guidance, seeds=torch.arange(len(parts[0])), top_k=900, top_p=0.96)
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_layout_does_not_matter(simd):
     parts = inputs((2, 3), (3, 5), 67)
     options = {"seeds": SEEDS, "prev_hw": (2, 3), "hw": (3, 5), "t": 1.5, "beta": 0.7, "return_cfg": True}

@@ -1,9 +1,12 @@
 """dse_prior, guide and guided_sample in Triton: the CPU kernels' bits in the interpreter; compiled ahead of time."""
 
+import math
+
 import interpreter
 import pytest
 import torch
 from calls import SPECS, inputs, same
+from torch import Tensor
 
 import varfast  # noqa: F401
 
@@ -26,7 +29,7 @@ def guidance() -> None:
     from varfast.triton_kernels.guide import guide
 
     number, per_image = (0.3, None), (0.0, torch.tensor([0.7, 1.9], dtype=torch.float64))
-    for name in ("matrix", "separable"):
+    for name in ("matrix", "separable", "separable, odd"):
         prev_hw, hw, *names = SPECS[name]
         cond, uncond, prev = inputs(name, 9, torch.float32)
         per_token = (0.0, torch.rand(2, hw[0] * hw[1], dtype=torch.float64))
@@ -42,22 +45,30 @@ def guidance() -> None:
 def guided_tokens() -> None:
     from varfast.triton_kernels.guided_sample import guided_sample
 
-    prev_hw, hw, *names = SPECS["matrix"]
-    seeds = torch.tensor([5, -7])
-    for dtype, groups, top_k, top_p in (
-        (torch.float32, 1, 9, 0.9),
-        (torch.bfloat16, 1, 0, 0.8),
-        (torch.float16, 6, 0, 0.95),
+    seeds, number = torch.tensor([5, -7]), (1.5, None)
+    for name, branches, dtype, groups, top_k, top_p in (
+        ("matrix", "up", torch.float32, 1, 9, 0.9),
+        ("matrix", "up", torch.bfloat16, 1, 0, 0.8),
+        ("matrix", "up", torch.float16, 6, 0, 0.95),
+        ("separable, smaller", "up", torch.float32, 2, 0, 0.9),
+        ("matrix", "u", torch.float32, 4, 2, 0.9),
+        ("matrix", "u", torch.float16, 1, 0, 0.95),
+        ("matrix", "", torch.bfloat16, 1, 9, 0.9),
     ):
-        cond, uncond, prev = (x.nan_to_num(0, 0, 0) * 3 for x in inputs("matrix", 12, dtype))
+        prev_hw, hw, *names = SPECS[name]
+        cond, uncond, prev = (x.nan_to_num(0, 0, 0) * 3 for x in inputs(name, 12, dtype))
+        cond[1, 2, :2] = -math.inf
+        t = (0.0, torch.rand(2, hw[0] * hw[1], dtype=torch.float64)) if groups == 4 else number
         arguments = (
-            cond, uncond, prev, prev_hw, hw, 1.5, None, 0.4, None, *names, seeds, None, groups, 3, 0, 0.9, None, False,
-            top_k, top_p, None, 0.0, None, 2, dtype != torch.bfloat16, True,
+            cond, uncond if "u" in branches else None, prev if "p" in branches else None, prev_hw, hw, *t, 0.4, None,
+            *names, seeds, None, groups, 3, 0, 0.9, None, False, top_k, top_p, None, 0.0, None, 2,
+            dtype != torch.bfloat16, True,
         )  # fmt: skip
         ours, want = guided_sample(*arguments), torch.ops.varfast.guided_sample(*arguments)
-        assert same(ours[0], want[0]) and same(ours[1], want[1]) and same(ours[3], want[3]), dtype
-        torch.testing.assert_close(ours[2], want[2], atol=1e-6, rtol=1e-6)
-        torch.testing.assert_close(ours[4], want[4], atol=1e-6, rtol=1e-6)
+        case = (name, branches, dtype)
+        assert same(ours[0], want[0]) and same(ours[1], want[1]) and same(ours[3], want[3]), case
+        torch.testing.assert_close(ours[2], want[2], atol=1e-6, rtol=1e-6, equal_nan=True)
+        torch.testing.assert_close(ours[4], want[4], atol=1e-6, rtol=1e-6, equal_nan=True)
 
 
 @pytest.mark.parametrize("case", [priors, guidance])
@@ -69,11 +80,24 @@ def test_tokens_of_the_cpu_kernels() -> None:
     interpreter.call(guided_tokens)
 
 
+def unfolded(along: Tensor, targets: int) -> Tensor:
+    """(terms, sources, targets) of folded tables (csrc/dse_prior/prior_plan.h)."""
+    sources = along.shape[1]
+    even = (sources + 1) // 2
+    unit = torch.eye(sources)
+    # clamp: the centre of an odd axis is its own mirror image
+    fold = torch.cat(((unit + unit.flip(0)).clamp(max=1)[:even], (unit - unit.flip(0))[: sources - even]))
+    first, second = along[:, :even].mT @ fold[:even], along[:, even:].mT @ fold[even:]
+    return torch.cat((first + second, (first - second)[:, : targets // 2].flip(1)), dim=1).mT
+
+
 @pytest.mark.parametrize("name", SPECS)
 def test_tables_are_the_operator(name: str) -> None:
     """dse_tables holds what the CPU kernel multiplies by: applied to the identity, the same matrix."""
     (m_h, m_w), (h, w), *_ = spec = SPECS[name]
-    matrix, along_h, along_w = torch.ops.varfast.dse_tables(torch.empty(0), *spec)
+    matrix, along_h, along_w, folded = torch.ops.varfast.dse_tables(torch.empty(0), *spec)
+    if folded:
+        along_h, along_w = unfolded(along_h, h), unfolded(along_w, w)
     if not matrix.numel():
         matrix = torch.einsum("tri,tcj->rcij", along_h, along_w).reshape(m_h * m_w, h * w)
     applied = torch.ops.varfast.dse_prior(torch.eye(m_h * m_w)[None], *spec)[0]
@@ -87,7 +111,7 @@ def test_compiles_ahead_of_time(target: str, full: bool) -> None:
     from varfast.triton_kernels import _prior
     from varfast.triton_kernels import guide as module
 
-    small = ("coef_term", "x_group", "x_term", "x_step", "terms", "sources", "groups", "targets")
+    small = ("coef_term", "x_group", "x_term", "x_step", "terms", "sources", "groups", "targets", "m_h", "m_w")
     steps = (
         "cond_row",
         "uncond_row",
@@ -108,9 +132,9 @@ def test_compiles_ahead_of_time(target: str, full: bool) -> None:
     half = "*bf16" if full else "*fp32"
     types |= {"cond": half, "guided": half, "out": half, "prev": half}
     optional = {"uncond": half, "cfg": half, "t_tensor": "*fp64", "beta_tensor": "*fp64"}
-    optional |= {"coef": "*fp32", "x": half, "flags": "*fp32"}
+    optional |= {"coef": "*fp32", "x": half, "flags": "*fp32", "folded": "*fp32"}
     types |= optional
-    constants = {"P": _prior.TARGETS, "C": _prior.CHANNELS, "CLEAN": True}
+    constants = {"P": _prior.TARGETS, "C": _prior.CHANNELS, "CLEAN": not full, "FOLDED": full}
 
     def compile_one(kernel, missing: tuple[str, ...]) -> None:
         names = kernel.arg_names
@@ -120,4 +144,25 @@ def test_compiles_ahead_of_time(target: str, full: bool) -> None:
 
     compile_one(module._guide, () if full else tuple(optional))
     compile_one(_prior._mix, () if full else ("flags",))
-    compile_one(_prior._flag_channels, ())
+    compile_one(_prior._prepare, () if full else ("folded",))
+
+
+@pytest.mark.parametrize("target", ["sm_80", "sm_90", "gfx942"])
+@pytest.mark.parametrize("full", [False, True])
+def test_combining_and_sampling_compiles_ahead_of_time(target: str, full: bool) -> None:
+    import aot
+    from varfast.triton_kernels.guided_sample import _combine_and_sample
+
+    steps = ("cond_row", "uncond_row", "t_image", "t_row", "groups", "rows", "length", "vocab", "seed_step", "step")
+    rest = ("position_batch", "position_row", "column", "stream", "purpose", "top_k", "draws")
+    half = "*bf16" if full else "*fp32"
+    types = dict.fromkeys((*steps, *rest), "i32") | {
+        "cond": half, "cond_image": "i64", "uncond_image": "i64", "t": "fp32", "seeds": "*i64", "ids": "*i64",
+        "c_filter": "fp32", "c_draw": "fp32", "drop": "i64", "least": "i64",
+    }  # fmt: skip
+    optional = {"uncond": half, "cfg": half, "t_tensor": "*fp64", "positions": "*i64", "table": "*fp64"}
+    optional |= {"logprobs": "*fp32", "kept": "*i32", "entropy": "*fp32"}
+    types |= optional if full else {}
+    missing = {} if full else dict.fromkeys(optional)
+    shape = {"ROWS": 1, "BLOCK": 4096} if full else {"ROWS": 64, "BLOCK": 16}
+    aot.compile_kernel(_combine_and_sample, types, missing | shape, target, num_warps=8)

@@ -74,6 +74,49 @@ def make_rules(
     return Rules(table, table.stride(0), table.stride(1), 0.0, 0.0, 0, 0)
 
 
+class Call(NamedTuple):
+    """A call but for its logits: what sample returns, and a kernel's arguments from `rows` on."""
+
+    output: tuple[Tensor, Tensor, Tensor, Tensor]
+    arguments: tuple[object, ...]
+
+
+def make_call(
+    rows_of: tuple[int, int, int],
+    seeds: Tensor,
+    positions: Tensor | None,
+    stream: int,
+    purpose: int,
+    temperature: float,
+    temperature_tensor: Tensor | None,
+    temperature_last: bool,
+    top_k: int,
+    top_p: float,
+    top_p_tensor: Tensor | None,
+    min_p: float,
+    min_p_tensor: Tensor | None,
+    draws: int,
+    with_stats: bool,
+) -> Call:
+    """`rows_of` is (batch, rows of an image, vocabulary); the rest is sample's."""
+    batch, length, vocab = rows_of
+    stats = (batch, length) if with_stats else (0, 0)
+    output = (
+        seeds.new_empty(batch, length, draws, dtype=torch.int64),
+        seeds.new_empty(*stats, draws if with_stats else 0, dtype=torch.float32),
+        seeds.new_empty(stats, dtype=torch.int32),
+        seeds.new_empty(stats, dtype=torch.float32),
+    )
+    numbers = (temperature, temperature_tensor, temperature_last, top_p, top_p_tensor, min_p, min_p_tensor)
+    rules = make_rules(*numbers, batch, seeds.device)
+    steps = (0, 0) if positions is None else (positions.stride(0) if positions.dim() == 2 else 0, positions.stride(-1))
+    arguments = (
+        batch * length, length, vocab, seeds, seeds.stride(0), positions, *steps, *rules,
+        stream, purpose, min(top_k, vocab), draws, output[0], *(output[1:] if with_stats else (None, None, None)),
+    )  # fmt: skip
+    return Call(output, arguments)
+
+
 @triton.jit
 def load_rule(table, column, step, c_filter, c_draw, drop, least, image):
     """(c_filter, c_draw, drop, least, greedy) of images, each in the shape of `image`."""

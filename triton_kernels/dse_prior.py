@@ -15,6 +15,6 @@ def dse_prior(
     out = prev.new_empty(batch, hw[0] * hw[1], channels)
     if out.numel():
         with torch.cuda.device_of(prev):
-            plan, clean = make_prior(prev, prev_hw, hw, prior, interp, cutoff)
-            write_prior(plan, batch, channels, out, (out.stride(0), plan.targets * channels, channels), clean)
+            plan = make_prior(prev, prev_hw, hw, prior, interp, cutoff)
+            write_prior(plan, batch, channels, out, (out.stride(0), plan.targets * channels, channels))
     return out

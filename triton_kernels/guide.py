@@ -15,45 +15,51 @@ from varfast.triton_kernels._prior import CHANNELS, TARGETS, absent, make_prior,
 
 
 @triton.jit
-def _per_position(tensor, image_step, row_step, value, image, position, inside):
+def per_position(tensor, image_step, row_step, value, image, position, inside):
     if tensor is not None:
         return tl.load(tensor + image * image_step + position * row_step, mask=inside, other=0.0).to(tl.float32)
     return tl.zeros(position.shape, tl.float32) + value
 
 
 @triton.jit
+def combine(cond, cond_row, uncond, uncond_row, c, t, inside):
+    """(classifier-free guidance of rows that start at cond_row and uncond_row, t each, and what cond excludes)."""
+    value = tl.load(cond + cond_row[:, None] + c[None, :], mask=inside, other=0.0).to(tl.float32)
+    excluded = value == float("-inf")
+    if uncond is not None:
+        other = tl.load(uncond + uncond_row[:, None] + c[None, :], mask=inside, other=0.0).to(tl.float32)
+        value = (1.0 + t)[:, None] * value - t[:, None] * other
+        value = tl.where(excluded, float("-inf"), value)
+    return value, excluded
+
+
+@triton.jit
 def _guide(cond, cond_image, cond_row, uncond, uncond_image, uncond_row,
-           coef, coef_term, x, x_image, x_group, x_term, x_step, terms, sources, flags, groups, targets, channels,
+           coef, coef_term, x, x_image, x_group, x_term, x_step, terms, sources, flags, groups, targets,
+           CLEAN: tl.constexpr, FOLDED: tl.constexpr, channels,
            t_tensor, t_image, t_row, t, beta_tensor, beta_image, beta_row, beta, guided, cfg,
-           P: tl.constexpr, C: tl.constexpr, CLEAN: tl.constexpr):  # fmt: skip
-    image, group, p, c = split_program(groups, targets, channels, P, C)
+           P: tl.constexpr, C: tl.constexpr):  # fmt: skip
+    image, group, column, p, c = split_program(groups, targets, channels, P, C, FOLDED)
     position = group * targets + p
     inside = (p < targets)[:, None] & (c < channels)[None, :]
-    value = tl.load(
-        cond + image * cond_image + position[:, None] * cond_row + c[None, :], mask=inside, other=0.0
-    ).to(tl.float32)  # fmt: skip
-    excluded = value == float("-inf")
-    combined = value
-    if uncond is not None:
-        t_value = _per_position(t_tensor, t_image, t_row, t, image, position, p < targets)
-        other = tl.load(
-            uncond + image * uncond_image + position[:, None] * uncond_row + c[None, :], mask=inside, other=0.0
-        ).to(tl.float32)  # fmt: skip
-        combined = (1.0 + t_value)[:, None] * value - t_value[:, None] * other
-        combined = tl.where(excluded, float("-inf"), combined)
+    t_value = per_position(t_tensor, t_image, t_row, t, image, position, p < targets)
+    combined, excluded = combine(
+        cond, image * cond_image + position * cond_row, uncond, image * uncond_image + position * uncond_row, c,
+        t_value, inside,
+    )  # fmt: skip
     out = (image * groups * targets + position[:, None]) * channels + c[None, :]
     if cfg is not None:
         tl.store(cfg + out, combined, mask=inside)
     if x is not None:
         known = prior_tile(coef, coef_term, x, x_image, x_group, x_term, x_step, terms, sources, flags,
-                           targets, channels, image, group, p, c, CLEAN)  # fmt: skip
-        beta_value = _per_position(beta_tensor, beta_image, beta_row, beta, image, position, p < targets)
+                           targets, CLEAN, FOLDED, channels, image, group, column, c)  # fmt: skip
+        beta_value = per_position(beta_tensor, beta_image, beta_row, beta, image, position, p < targets)
         pushed = combined + beta_value[:, None] * (combined - known)
         combined = tl.where(excluded | (known == float("-inf")), combined, pushed)
     tl.store(guided + out, combined, mask=inside)
 
 
-def _number(value: float, tensor: Tensor | None) -> tuple[Tensor | None, int, int, float]:
+def number_arguments(value: float, tensor: Tensor | None) -> tuple[Tensor | None, int, int, float]:
     """A number-or-tensor as the kernel takes it: a float64 tensor with the strides of (B, L), or a float."""
     if tensor is None:
         return None, 0, 0, value
@@ -61,7 +67,7 @@ def _number(value: float, tensor: Tensor | None) -> tuple[Tensor | None, int, in
     return tensor, steps[0], steps[1], 0.0
 
 
-def _map(x: Tensor | None) -> tuple[Tensor | None, int, int]:
+def map_arguments(x: Tensor | None) -> tuple[Tensor | None, int, int]:
     if x is None:
         return None, 0, 0
     x = x if x.stride(2) == 1 else x.contiguous()
@@ -89,12 +95,11 @@ def guide_into(
     if not cond.numel():
         return
     with torch.cuda.device_of(cond):
-        plan, clean = absent(length), False
-        if prev is not None:
-            plan, clean = make_prior(prev, prev_hw, hw, prior, interp, cutoff)
+        plan = absent(length) if prev is None else make_prior(prev, prev_hw, hw, prior, interp, cutoff)
         _guide[programs(batch, plan.groups, plan.targets, channels)](
-            *_map(cond), *_map(uncond), *plan, channels, *_number(t, t_tensor), *_number(beta, beta_tensor),
-            guided, cfg, P=TARGETS, C=CHANNELS, CLEAN=clean, **EXACT,
+            *map_arguments(cond), *map_arguments(uncond), *plan, channels,
+            *number_arguments(t, t_tensor), *number_arguments(beta, beta_tensor),
+            guided, cfg, P=TARGETS, C=CHANNELS, **EXACT,
         )  # fmt: skip
 
 

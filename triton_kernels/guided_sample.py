@@ -1,15 +1,45 @@
-"""guided_sample in Triton: guide into float32, then sample of that.
+"""guided_sample in Triton: one kernel that combines and samples where there is no prior, else guide and then sample.
 
-The guided logits pass through memory once, 8 bytes a logit. Kept on chip, a row of 4096 would have to read all of prev
-(169 rows of the 13 x 13 grid) for itself; tiles of 32 targets and 64 channels share it.
+With a prior the guided logits pass through memory once, 8 bytes a logit. Kept on chip, a row of 4096 would have to read
+all of prev (169 rows of the 13 x 13 grid) for itself; tiles of 32 targets and 64 channels share it.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
+import triton
+import triton.language as tl
 from torch import Tensor
-from varfast.triton_kernels.guide import guide_into
-from varfast.triton_kernels.sample import sample
+from varfast.triton_kernels._exact import EXACT
+from varfast.triton_kernels._rules import load_rule, make_call
+from varfast.triton_kernels.guide import combine, guide_into, map_arguments, number_arguments, per_position
+from varfast.triton_kernels.sample import CHANGING, ON_CHIP, draw_tile, locate, sample, tile_shape
+
+
+@triton.jit(do_not_specialize=CHANGING)
+def _combine_and_sample(cond, cond_image, cond_row, uncond, uncond_image, uncond_row, t_tensor, t_image, t_row, t,
+                        cfg, groups, rows, length, vocab, seeds, seed_step, positions, position_batch, position_row,
+                        table, column, step, c_filter, c_draw, drop: tl.int64, least: tl.int64,
+                        stream, purpose, top_k, draws, ids, logprobs, kept, entropy,
+                        ROWS: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    known = row < rows
+    row = tl.where(known, row, 0)
+    token = tl.arange(0, BLOCK)
+    inside = (token < vocab)[None, :] & known[:, None]
+    image, place, seed, position = locate(row, length, seeds, seed_step, positions, position_batch, position_row)
+    at, first = place // groups, place % groups * vocab  # each position of the map holds a row for each group
+    x, _ = combine(
+        cond, image * cond_image + at * cond_row + first, uncond, image * uncond_image + at * uncond_row + first, token,
+        per_position(t_tensor, t_image, t_row, t, image, at, known), inside,
+    )  # fmt: skip
+    if cfg is not None:
+        tl.store(cfg + row[:, None] * vocab + token[None, :], x, mask=inside)
+    x = tl.where(inside, x, float("-inf"))
+    rule = load_rule(table, column, step, c_filter, c_draw, drop, least, image)
+    draw_tile(x, known, token, vocab, row, seed, position, rule, stream, purpose, top_k, draws,
+              ids, logprobs, kept, entropy)  # fmt: skip
 
 
 def guided_sample(
@@ -28,17 +58,29 @@ def guided_sample(
     seeds: Tensor,
     positions: Tensor | None,
     groups: int,
-    *rest: object,
+    *rest: Any,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The op `varfast::guided_sample`; `rest` is sample's arguments from `stream` to `draws`, with_cfg, with_stats."""
     *sampling, with_cfg, with_stats = rest
     batch, length, channels = cond.shape
-    guided = cond.new_empty(cond.shape, dtype=torch.float32)
+    shape = (batch, length * groups, channels // groups)
     cfg = cond.new_empty(cond.shape if with_cfg else (0, 0, 0))
-    guide_into(
-        guided, cfg if with_cfg else None, cond, uncond, prev, prev_hw, hw,
-        t, t_tensor, beta, beta_tensor, prior, interp, cutoff,
-    )  # fmt: skip
-    rows = guided.view(batch, length * groups, channels // groups)
-    ids, logprobs, kept, entropy = sample(rows, seeds, positions, *sampling, with_stats)
+    kept_cfg = cfg if with_cfg else None
+    if prev is None and shape[2] <= ON_CHIP:
+        call = make_call(shape, seeds, positions, *sampling, with_stats)
+        if cond.numel():
+            grid, block = tile_shape(shape[0] * shape[1], shape[2])
+            with torch.cuda.device_of(cond):
+                _combine_and_sample[grid](
+                    *map_arguments(cond), *map_arguments(uncond), *number_arguments(t, t_tensor), kept_cfg, groups,
+                    *call.arguments, **block, **EXACT,
+                )  # fmt: skip
+        ids, logprobs, kept, entropy = call.output
+    else:
+        guided = cond.new_empty(cond.shape, dtype=torch.float32)
+        guide_into(
+            guided, kept_cfg, cond, uncond, prev, prev_hw, hw,
+            t, t_tensor, beta, beta_tensor, prior, interp, cutoff,
+        )  # fmt: skip
+        ids, logprobs, kept, entropy = sample(guided.view(shape), seeds, positions, *sampling, with_stats)
     return ids, cfg, logprobs, kept, entropy

@@ -4,6 +4,8 @@ A row of up to 16384 tokens stays in registers: 32 warps of 32 lanes hold 16 val
 (a tile of 1024 values), so a vocabulary of 2 costs no program per row.
 """
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -18,7 +20,7 @@ from varfast.triton_kernels._exact import (
     tile_threshold,
     weight_of,
 )
-from varfast.triton_kernels._rules import load_rule, make_rules
+from varfast.triton_kernels._rules import load_rule, make_call
 
 ON_CHIP = 16384  # largest vocabulary of the tiled kernel
 TILE = 1024  # values of a program where rows are short
@@ -231,50 +233,27 @@ def _sample_long(logits, image_step, row_step, step_v, rows, length, vocab, seed
             tl.store(entropy + row, float("nan"))
 
 
-def sample(
-    logits: Tensor,
-    seeds: Tensor,
-    positions: Tensor | None,
-    stream: int,
-    purpose: int,
-    temperature: float,
-    temperature_tensor: Tensor | None,
-    temperature_last: bool,
-    top_k: int,
-    top_p: float,
-    top_p_tensor: Tensor | None,
-    min_p: float,
-    min_p_tensor: Tensor | None,
-    draws: int,
-    with_stats: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The op `varfast::sample`."""
+def tile_shape(rows: int, vocab: int) -> tuple[tuple[int], dict[str, int]]:
+    """The grid and the constants of a kernel whose programs hold whole rows, up to ON_CHIP."""
+    block = triton.next_power_of_2(max(vocab, 2))
+    tile = max(1, TILE // block)
+    return (triton.cdiv(rows, tile),), {"ROWS": tile, "BLOCK": block, "num_warps": max(4, block // 512)}
+
+
+def sample(logits: Tensor, seeds: Tensor, positions: Tensor | None, *rest: Any) -> tuple[Tensor, ...]:
+    """The op `varfast::sample`; `rest` is its arguments from `stream` on."""
     batch, length, vocab = logits.shape
-    stats = (batch, length) if with_stats else (0, 0)
-    output = (
-        logits.new_empty(batch, length, draws, dtype=torch.int64),
-        logits.new_empty(*stats, draws if with_stats else 0, dtype=torch.float32),
-        logits.new_empty(stats, dtype=torch.int32),
-        logits.new_empty(stats, dtype=torch.float32),
-    )
+    call = make_call((batch, length, vocab), seeds, positions, *rest)
     rows = batch * length
     if rows == 0:
-        return output
-    numbers = (temperature, temperature_tensor, temperature_last, top_p, top_p_tensor, min_p, min_p_tensor)
-    rules = make_rules(*numbers, batch, logits.device)
-    steps = (0, 0) if positions is None else (positions.stride(0) if positions.dim() == 2 else 0, positions.stride(-1))
-    arguments = (
-        logits, *logits.stride(), rows, length, vocab, seeds, seeds.stride(0), positions, *steps, *rules,
-        stream, purpose, min(top_k, vocab), draws, output[0], *(output[1:] if with_stats else (None, None, None)),
-    )  # fmt: skip
+        return call.output
     with torch.cuda.device_of(logits):
         if vocab <= ON_CHIP:
-            block = triton.next_power_of_2(max(vocab, 2))
-            tile = max(1, TILE // block)
-            _sample_tiles[(triton.cdiv(rows, tile),)](
-                *arguments, ROWS=tile, BLOCK=block, num_warps=max(4, block // 512), **EXACT
-            )
+            grid, shape = tile_shape(rows, vocab)
+            _sample_tiles[grid](logits, *logits.stride(), *call.arguments, **shape, **EXACT)
         else:
             blocks = triton.next_power_of_2(triton.cdiv(vocab, LONG_BLOCK))
-            _sample_long[(rows,)](*arguments, BLOCKS=blocks, BLOCK=LONG_BLOCK, num_warps=8, **EXACT)
-    return output
+            _sample_long[(rows,)](
+                logits, *logits.stride(), *call.arguments, BLOCKS=blocks, BLOCK=LONG_BLOCK, num_warps=8, **EXACT
+            )
+    return call.output

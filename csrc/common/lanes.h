@@ -25,13 +25,26 @@
 
 VF_BEGIN
 
-// Asks for the cache lines of `count` values from p on.
-template <class T>
-VF_HD void prefetch(const T* p, int64_t count) {
+// A function that does nothing but prefetch has no effect in gcc's eyes, and calls of it vanish (gcc 12): what asks for
+// memory must be inlined before that, lambdas too.
+#ifdef __CUDACC__
+#  define VF_ALWAYS_INLINE
+#else
+#  define VF_ALWAYS_INLINE __attribute__((always_inline))
+#endif
+
+// Asks for the cache lines of `count` values from p on; prefetch_far for the second-level cache and beyond alone.
+template <int kLocality = 3, class T>
+VF_ALWAYS_INLINE VF_HD void prefetch(const T* p, int64_t count) {
 #ifndef __CUDACC__
   const char* line = reinterpret_cast<const char*>(p);
-  for (int64_t at = 0; at < count * static_cast<int64_t>(sizeof(T)); at += 64) __builtin_prefetch(line + at);
+  const int64_t bytes = count * static_cast<int64_t>(sizeof(T));
+  for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(line + at, 0, kLocality);
 #endif
+}
+template <class T>
+VF_ALWAYS_INLINE VF_HD void prefetch_far(const T* p, int64_t count) {
+  prefetch<2>(p, count);
 }
 
 VF_HD F32 operator-(F32 a) { return splat(0.0f) - a; }

@@ -11,9 +11,9 @@
 
 namespace varfast {
 
-// At least `count` values, aligned to a cache line; the contents are arbitrary. One block per thread: a second call
-// on the same thread invalidates the first.
-template <class T>
+// At least `count` values, aligned to a cache line; the contents are arbitrary. One block per thread, type and slot:
+// a second call for it invalidates the first.
+template <class T, int kSlot = 0>
 T* thread_scratch(int64_t count) {
   struct Block {
     void* data = nullptr;
@@ -31,6 +31,12 @@ T* thread_scratch(int64_t count) {
     ask_huge_pages(block.data, bytes);
   }
   return static_cast<T*>(block.data);
+}
+
+// The calling thread's, for all threads that work for it, which may use scratch of their own meanwhile.
+template <class T>
+T* shared_scratch(int64_t count) {
+  return thread_scratch<T, 1>(count);
 }
 
 }  // namespace varfast

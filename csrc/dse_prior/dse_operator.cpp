@@ -99,14 +99,26 @@ void append_transposed(const Matrix& from, std::vector<float>& to) {
   }
 }
 
-void append_spans(const Matrix& from, std::vector<int32_t>& to) {
+// The sources [begin, end) of each target that count: at least one, if there are any.
+void append_spans(const Matrix& from, int64_t begin, int64_t end, std::vector<int32_t>& to) {
   for (int64_t i = 0; i < from.rows; ++i) {
-    int64_t first = 0, last = from.cols;
+    int64_t first = begin, last = end;
     while (first + 1 < last && from(i, first) == 0) ++first;
     while (last - 1 > first && from(i, last - 1) == 0) --last;
     to.push_back(static_cast<int32_t>(first));
     to.push_back(static_cast<int32_t>(last));
   }
+}
+
+// The matrix that takes folded sources to the even and the odd parts of the first half of the targets (prior_plan.h).
+Matrix fold(const Matrix& from) {
+  const int64_t m = from.cols, even = (m + 1) / 2;
+  Matrix out((from.rows + 1) / 2, m);
+  for (int64_t i = 0; i < out.rows; ++i) {
+    for (int64_t k = 0; k < even; ++k) out(i, k) = (from(i, k) + from(i, m - 1 - k)) / 2;
+    for (int64_t k = 0; k < m - even; ++k) out(i, even + k) = (from(i, k) - from(i, m - 1 - k)) / 2;
+  }
+  return out;
 }
 
 // The separable form costs about 2 * (m_h + m_w) multiplications a value, the matrix m_h * m_w. Up to 64 sources
@@ -159,13 +171,18 @@ std::unique_ptr<Operator> make(const PriorSpec& spec) {
     }
     append_transposed(matrix, out->matrix);
   } else {
+    // Interpolation alone is too cheap to fold, and torch's nearest cell is not symmetric.
+    plan.folded = spec.prior == "dse" && spec.interp != "nearest" && spec.prev_hw != spec.hw;
+    const auto append = [&](const Matrix& whole, bool sparse, std::vector<float>& table, std::vector<int32_t>& spans) {
+      const Matrix along = plan.folded ? fold(whole) : whole;
+      const int64_t m = along.cols, even = plan.folded ? (m + 1) / 2 : m;
+      append_transposed(along, table);
+      if (sparse) append_spans(along, 0, even, spans);
+      if (sparse && plan.folded) append_spans(along, even, m, spans);
+    };
     for (const Term& term : terms) {
-      append_transposed(term.along_h, out->along_h);
-      append_transposed(term.along_w, out->along_w);
-      if (term.sparse) {
-        append_spans(term.along_h, out->span_h);
-        append_spans(term.along_w, out->span_w);
-      }
+      append(term.along_h, term.sparse, out->along_h, out->span_h);
+      append(term.along_w, term.sparse, out->along_w, out->span_w);
       (term.sparse ? plan.sparse : plan.dense) += 1;
     }
   }

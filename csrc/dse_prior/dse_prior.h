@@ -1,11 +1,8 @@
-// The prior of one tile of channels: prev's values gathered once into float32, then one small product (or two, along
-// the height and along the width) with the operator's constants. Shared by dse_prior, guide and guided_sample.
-//
-// Non-finite values never enter a sum, so the result cannot depend on the order of a backend's work: a channel of an
-// image that holds a NaN or +inf anywhere in prev has prior NaN everywhere, one that holds -inf has no prior (-inf).
+// The prior of one tile of channels: one small product, or two, along the height and along the width, with the
+// operator's constants.
 #pragma once
 
-#include <limits>
+#include <type_traits>
 
 #include "common/lanes.h"
 #include "dse_prior/prior_plan.h"
@@ -15,135 +12,194 @@ VF_BEGIN
 // Channels handled together. 32 floats are two AVX-512 vectors; a 13 x 13 map of them is 21 KiB, inside a 32 KiB L1.
 constexpr int kTile = 32;
 constexpr int kVecs = kTile / kLanes;
-// Rows of the product kept in registers: rows * vectors = 16 accumulators of AVX-512's 32 registers, 8 of AVX2's 16.
+// Targets whose sums are kept in registers, times the chains of each (two where folded): with kVecs vectors they take
+// 16 of AVX-512's 32 registers, 8 of AVX2's 16.
 constexpr int kBlock = kLanes == 16 ? 8 : kLanes == 8 ? 2 : 1;
 
 // out[p, j, :] = sum_t sum_k coef[t, k, p] x[t, k, j, :], one chain of fma's: the dense terms, then the sparse ones.
+// Folded: sources [0, even) and the others have a chain each; out gets their sum, mirror their difference.
 struct Mix {
   const float* coef;
   int64_t coef_term, targets;  // strides in floats, of a term and of a source
   const float* x;
   int64_t x_term, x_row;
-  int dense, sparse, sources;
-  const int32_t* spans;  // (sparse, targets, 2)
+  int dense, sparse, sources, even;
+  const int32_t* spans;  // (sparse, chains, targets, 2)
   int columns;           // j: tiles that share the coefficients
   int64_t x_column, out_row, out_column;
 };
 
+// body(0) to body(N - 1), each with its number a constant: a loop around loops would keep its sums in memory.
+template <int N, class Body>
+VF_ALWAYS_INLINE VF_HD void unrolled(Body body) {
+  if constexpr (N > 0) {
+    unrolled<N - 1>(body);
+    body(std::integral_constant<int, N - 1>{});
+  }
+}
+
 // P targets of J columns at once: P * J * kVecs accumulators for P broadcasts and J * kVecs loads a source.
 template <int P, int J>
-VF_HD void mix_rows(const Mix& mix, int p0, const float* x0, float* out) {
-  F32 acc[P][J][kVecs];
+struct Sums {
+  F32 of[P][J][kVecs];
+};
+
+template <int P, int J>
+VF_HD void add_source(Sums<P, J>& sums, const float* coef, const float* x, int64_t x_column) {
+  F32 source[J][kVecs];
+  for (int j = 0; j < J; ++j) {
+    for (int v = 0; v < kVecs; ++v) source[j][v] = load(x + j * x_column + v * kLanes);
+  }
+  for (int p = 0; p < P; ++p) {
+    const F32 c = splat(coef[p]);
+    for (int j = 0; j < J; ++j) {
+      for (int v = 0; v < kVecs; ++v) sums.of[p][j][v] = fma(c, source[j][v], sums.of[p][j][v]);
+    }
+  }
+}
+
+// One chain: the sources [first, last) of the dense terms, then the spans of the sparse ones, which lie `span_term`
+// apart.
+template <int P, int J>
+VF_HD Sums<P, J> mix_chain(const Mix& mix, int first, int last, const int32_t* spans, int64_t span_term, int p0,
+                           const float* x0) {
+  Sums<P, J> sums;
   for (int p = 0; p < P; ++p) {
     for (int j = 0; j < J; ++j) {
-      for (int v = 0; v < kVecs; ++v) acc[p][j][v] = splat(0.0f);
+      for (int v = 0; v < kVecs; ++v) sums.of[p][j][v] = splat(0.0f);
     }
   }
   for (int t = 0; t < mix.dense; ++t) {
-    const float* coef = mix.coef + t * mix.coef_term + p0;
-    const float* x = x0 + t * mix.x_term;
-    for (int k = 0; k < mix.sources; ++k, coef += mix.targets, x += mix.x_row) {
-      F32 source[J][kVecs];
-      for (int j = 0; j < J; ++j) {
-        for (int v = 0; v < kVecs; ++v) source[j][v] = load(x + j * mix.x_column + v * kLanes);
-      }
-      for (int p = 0; p < P; ++p) {
-        const F32 c = splat(coef[p]);
-        for (int j = 0; j < J; ++j) {
-          for (int v = 0; v < kVecs; ++v) acc[p][j][v] = fma(c, source[j][v], acc[p][j][v]);
-        }
-      }
-    }
+    const float* coef = mix.coef + t * mix.coef_term + first * mix.targets + p0;
+    const float* x = x0 + t * mix.x_term + first * mix.x_row;
+    for (int k = first; k < last; ++k, coef += mix.targets, x += mix.x_row) add_source(sums, coef, x, mix.x_column);
   }
   for (int t = 0; t < mix.sparse; ++t) {
     const float* coef = mix.coef + (mix.dense + t) * mix.coef_term + p0;
     const float* x = x0 + (mix.dense + t) * mix.x_term;
-    const int32_t* span = mix.spans + 2 * (t * mix.targets + p0);
-    for (int p = 0; p < P; ++p) {
-      for (int k = span[2 * p]; k < span[2 * p + 1]; ++k) {
+    unrolled<P>([&](auto p) VF_ALWAYS_INLINE {
+      const int32_t* span = spans + t * span_term + 2 * (p0 + p);
+      for (int k = span[0]; k < span[1]; ++k) {
         const F32 c = splat(coef[k * mix.targets + p]);
         for (int j = 0; j < J; ++j) {
           for (int v = 0; v < kVecs; ++v) {
-            acc[p][j][v] = fma(c, load(x + k * mix.x_row + j * mix.x_column + v * kLanes), acc[p][j][v]);
+            const F32 source = load(x + k * mix.x_row + j * mix.x_column + v * kLanes);
+            sums.of[p][j][v] = fma(c, source, sums.of[p][j][v]);
           }
         }
       }
-    }
+    });
   }
-  for (int p = 0; p < P; ++p) {
-    for (int j = 0; j < J; ++j) {
-      for (int v = 0; v < kVecs; ++v) store(out + p * mix.out_row + j * mix.out_column + v * kLanes, acc[p][j][v]);
+  return sums;
+}
+
+// Q chains each, 1 or 2; the first `mirrored` targets have a mirror image.
+template <int P, int J, int Q>
+VF_HD void mix_rows(const Mix& mix, int p0, const float* x0, float* out, float* mirror, int mirrored) {
+  const int64_t span_term = 2 * Q * mix.targets;
+  const auto each = [&](auto put) {
+    for (int p = 0; p < P; ++p) {
+      for (int j = 0; j < J; ++j) {
+        for (int v = 0; v < kVecs; ++v) put(p, j, v, p * mix.out_row + j * mix.out_column + v * kLanes);
+      }
     }
+  };
+  const Sums<P, J> even = mix_chain<P, J>(mix, 0, mix.even, mix.spans, span_term, p0, x0);
+  if constexpr (Q == 1) {
+    each([&](int p, int j, int v, int64_t at) { store(out + at, even.of[p][j][v]); });
+  } else {
+    const int32_t* spans = mix.spans == nullptr ? nullptr : mix.spans + 2 * mix.targets;
+    const Sums<P, J> odd = mix_chain<P, J>(mix, mix.even, mix.sources, spans, span_term, p0, x0);
+    each([&](int p, int j, int v, int64_t at) {
+      store(out + at, even.of[p][j][v] + odd.of[p][j][v]);
+      if (p < mirrored) store(mirror + at, even.of[p][j][v] - odd.of[p][j][v]);
+    });
   }
 }
 
-template <int P>
-VF_HD void mix_columns(const Mix& mix, int p0, float* out) {
-  constexpr int kColumns = kBlock / P;
-  int j = 0;
-  for (; j + kColumns <= mix.columns; j += kColumns) {
-    mix_rows<P, kColumns>(mix, p0, mix.x + j * mix.x_column, out + j * mix.out_column);
+template <int P, int J, int Q>
+VF_HD int mix_columns(const Mix& mix, int p0, int j, float* out, float* mirror, int mirrored) {
+  for (; j + J <= mix.columns; j += J) {
+    const int64_t at = j * mix.out_column;
+    mix_rows<P, J, Q>(mix, p0, mix.x + j * mix.x_column, out + at, mirror + at, mirrored);
   }
-  for (; j < mix.columns; ++j) mix_rows<P, 1>(mix, p0, mix.x + j * mix.x_column, out + j * mix.out_column);
+  return j;
 }
 
-// Targets [first, first + rows), the first one at out.
-VF_HD void mix_all(const Mix& mix, int first, int rows, float* out) {
+// Targets [first, first + count), the first one at out, the mirror image of the first one at mirror.
+template <int Q>
+VF_HD void mix_targets(const Mix& mix, int first, int count, float* out, float* mirror, int mirrored) {
+  constexpr int kMost = kBlock < Q ? 1 : kBlock / Q;
   int p = 0;
-  const auto at = [&] { return out + p * mix.out_row; };
-  for (; p + kBlock <= rows; p += kBlock) mix_columns<kBlock>(mix, first + p, at());
-  if constexpr (kBlock > 4) {
-    for (; p + 4 <= rows; p += 4) mix_columns<4>(mix, first + p, at());
-  }
-  if constexpr (kBlock > 2) {
-    for (; p + 2 <= rows; p += 2) mix_columns<2>(mix, first + p, at());
-  }
-  for (; p < rows; ++p) mix_columns<1>(mix, first + p, at());
+  const auto step = [&]<int P>() {
+    for (; p + P <= count; p += P) {
+      float* const at = out + p * mix.out_row;
+      float* const mirror_at = mirror + p * mix.out_row;
+      const int j = mix_columns<P, kMost / P, Q>(mix, first + p, 0, at, mirror_at, mirrored - p);
+      mix_columns<P, 1, Q>(mix, first + p, j, at, mirror_at, mirrored - p);
+    }
+  };
+  step.template operator()<kMost>();
+  if constexpr (kMost > 4) step.template operator()<4>();
+  if constexpr (kMost > 2) step.template operator()<2>();
+  if constexpr (kMost > 1) step.template operator()<1>();
 }
 
-// Which channels of a tile have a prior.
-struct TileFlags {
-  Mask none[kVecs], poison[kVecs];
+// Part of one axis of the target: targets [first, first + count), and where the axis is folded, after them the mirror
+// images of the first `mirrored` of them (the centre of an odd axis has none).
+struct Part {
+  int first, count, mirrored, last;
+
+  VF_HD int size() const { return count + mirrored; }
+  VF_HD int at(int i) const { return i < count ? first + i : last - first - (i - count); }
+  VF_HD int index(int target) const {  // at(index(target)) == target
+    return target - first < count ? target - first : last - first - target + count;
+  }
 };
 
-// Rows ahead of the one in use that are asked for: rows of 4096 channels lie 16 KiB apart, out of the prefetcher's
-// reach and all in the same sets of an 8-way first-level cache, where a ninth would push out the first. 48 x 48 to
-// 64 x 64, wall ms: 4 rows 95, 8 rows 90, 16 rows 101.
-constexpr int kAhead = 8;
+// Targets of an axis that parts are cut from.
+VF_HD int part_targets(bool folded, int n) { return folded ? (n + 1) / 2 : n; }
 
-// Gathers prev[s, 0:width] for all sources s into x[tile, s, kTile], zeros in place of what is not finite.
-template <class T>
-VF_HD void gather_prev(const T* prev, int64_t row_stride, int sources, int64_t width, float* x, TileFlags* flags) {
-  const F32 infinity = splat(std::numeric_limits<float>::infinity());
-  const Mask nothing = lt(infinity, infinity);
-  for (int64_t i = 0; i < width; i += kLanes) {
-    flags[i / kTile].none[i % kTile / kLanes] = flags[i / kTile].poison[i % kTile / kLanes] = nothing;
+VF_HD Part make_part(bool folded, int n, int first, int count) {
+  const int left = part_targets(folded, n) - first;
+  count = count < left ? count : left;
+  const int images = n / 2 - first;
+  return {first, count, !folded ? 0 : images < count ? images : count, n - 1};
+}
+
+// A block of the target: whole or partial grid rows.
+struct Block {
+  Part rows, cols;
+
+  VF_HD int positions() const { return rows.size() * cols.size(); }
+  VF_HD int64_t position(const PriorPlan& plan, int at) const {
+    return static_cast<int64_t>(rows.at(at / cols.size())) * plan.w + cols.at(at % cols.size());
   }
-  for (int s = 0; s < sources; ++s) {
-    const T* row = prev + s * row_stride;
-    if (s + kAhead < sources) prefetch(row + kAhead * row_stride, width);
-    for (int64_t i = 0; i < (width + kTile - 1) / kTile * kTile; i += kLanes) {
-      const F32 value = i < width ? load_upto(row + i, width - i) : splat(0.0f);
-      float* to = x + (i / kTile * sources + s) * kTile + i % kTile;
-      const Mask finite = eq(value - value, splat(0.0f));
-      if (all(finite)) {
-        store(to, value);
-        continue;
-      }
-      TileFlags& flag = flags[i / kTile];
-      const int v = static_cast<int>(i % kTile / kLanes);
-      const Mask none = eq(value, -infinity);
-      flag.none[v] = flag.none[v] | none;
-      flag.poison[v] = flag.poison[v] | (~finite & ~none);
-      store(to, select(finite, value, splat(0.0f)));
-    }
+  VF_HD int index(const PriorPlan& plan, int64_t position) const {
+    return rows.index(static_cast<int>(position / plan.w)) * cols.size() +
+           cols.index(static_cast<int>(position % plan.w));
+  }
+};
+
+VF_HD Block whole_target(const PriorPlan& plan) {
+  return {make_part(plan.folded, plan.h, 0, plan.h), make_part(plan.folded, plan.w, 0, plan.w)};
+}
+
+// Calls work(part) for blocks of at most `most` rows, at least 2, that make up `block`.
+template <class Work>
+VF_HD void each_rows(const PriorPlan& plan, const Block& block, int most, Work work) {
+  const int step = plan.folded ? most / 2 : most, end = block.rows.first + block.rows.count;
+  for (int first = block.rows.first; first < end; first += step) {
+    work(Block{make_part(plan.folded, plan.h, first, end - first < step ? end - first : step), block.cols});
   }
 }
 
-VF_HD F32 flagged(const TileFlags& flags, int v, F32 prior) {
-  const float infinity = std::numeric_limits<float>::infinity();
-  prior = select(flags.none[v], splat(-infinity), prior);
-  return select(flags.poison[v], splat(std::numeric_limits<float>::quiet_NaN()), prior);
+VF_HD void mix_part(const PriorPlan& plan, const Mix& mix, const Part& part, float* out) {
+  if (plan.folded) {
+    mix_targets<2>(mix, part.first, part.count, out, out + part.count * mix.out_row, part.mirrored);
+  } else {
+    mix_targets<1>(mix, part.first, part.count, out, out, 0);
+  }
 }
 
 // Floats of scratch that prior_block needs for a group of rows.
@@ -151,46 +207,53 @@ VF_HD int64_t prior_scratch(const PriorPlan& plan, int rows) {
   return static_cast<int64_t>(plan.dense + plan.sparse) * rows * plan.m_w * kTile;
 }
 
-// The prior of columns [col0, col0 + cols) of grid rows [row0, row0 + rows), flags not yet applied:
-// out[((i - row0) * cols + j - col0) * out_row + lane].
-VF_HD void prior_block(const PriorPlan& plan, const float* x, int row0, int rows, int col0, int cols, float* scratch,
-                       float* out, int64_t out_row) {
+// The prior of a block, flags not yet applied: out[at * out_row + lane] for its positions.
+// x is the tile as gathered, folded where the plan is.
+VF_HD void prior_block(const PriorPlan& plan, const float* x, const Block& block, float* scratch, float* out,
+                       int64_t out_row) {
+  const Part &rows = block.rows, &cols = block.cols;
   const int terms = plan.dense + plan.sparse;
   if (terms == 0) {
+    const int sources = plan.m_h * plan.m_w;
     const Mix mix{
-        plan.matrix, 0, static_cast<int64_t>(plan.h) * plan.w, x, 0, kTile, 1, 0, plan.m_h * plan.m_w, nullptr, 1, 0,
+        plan.matrix, 0, static_cast<int64_t>(plan.h) * plan.w, x, 0, kTile, 1, 0, sources, sources, nullptr, 1, 0,
         out_row,     0};
-    const bool whole = cols == plan.w;  // then the block's positions follow one another
-    for (int i = 0; i < (whole ? 1 : rows); ++i) {
-      mix_all(mix, (row0 + i) * plan.w + col0, whole ? rows * cols : cols, out + i * cols * out_row);
+    const bool whole = cols.count == plan.w;  // then the positions follow one another
+    for (int i = 0; i < (whole ? 1 : rows.count); ++i) {
+      const int first = (rows.first + i) * plan.w + cols.first, count = whole ? rows.count * cols.count : cols.count;
+      mix_targets<1>(mix, first, count, out + i * cols.count * out_row, out, 0);
     }
     return;
   }
+  const auto even = [&plan](int sources) { return plan.folded ? (sources + 1) / 2 : sources; };
+  const int chains = plan.folded ? 2 : 1, height = part_targets(plan.folded, plan.h),
+            width = part_targets(plan.folded, plan.w);
   const int64_t line = static_cast<int64_t>(plan.m_w) * kTile;
   for (int t = 0; t < terms; ++t) {
-    const float* coef = plan.along_h + static_cast<int64_t>(t) * plan.m_h * plan.h;
+    const float* coef = plan.along_h + static_cast<int64_t>(t) * plan.m_h * height;
     const bool sparse = t >= plan.dense;
-    const int32_t* spans = sparse ? plan.span_h + 2 * (t - plan.dense) * plan.h : nullptr;
-    const Mix mix{coef,           0,        plan.h, x,        0,     line, sparse ? 0 : 1,
-                  sparse ? 1 : 0, plan.m_h, spans,  plan.m_w, kTile, line, kTile};
-    mix_all(mix, row0, rows, scratch + t * rows * line);
+    const int32_t* spans = sparse ? plan.span_h + 2 * chains * (t - plan.dense) * height : nullptr;
+    const Mix mix{coef,           0,     height,   x,     0,    line, sparse ? 0 : 1, sparse ? 1 : 0, plan.m_h,
+                  even(plan.m_h), spans, plan.m_w, kTile, line, kTile};
+    mix_part(plan, mix, rows, scratch + t * rows.size() * line);
   }
-  for (int i = 0; i < rows; ++i) {
+  for (int i = 0; i < rows.size(); ++i) {
     const Mix mix{plan.along_w,
-                  static_cast<int64_t>(plan.m_w) * plan.w,
-                  plan.w,
+                  static_cast<int64_t>(plan.m_w) * width,
+                  width,
                   scratch + i * line,
-                  rows * line,
+                  rows.size() * line,
                   kTile,
                   plan.dense,
                   plan.sparse,
                   plan.m_w,
+                  even(plan.m_w),
                   plan.span_w,
                   1,
                   0,
                   out_row,
                   0};
-    mix_all(mix, col0, cols, out + static_cast<int64_t>(i) * cols * out_row);
+    mix_part(plan, mix, cols, out + static_cast<int64_t>(i) * cols.size() * out_row);
   }
 }
 

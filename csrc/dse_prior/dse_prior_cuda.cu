@@ -12,7 +12,7 @@ struct StorePrior {
   view<T> out;  // an image's
   int64_t targets, channels, c0;
 
-  VF_DEVICE int64_t place(int row, int target) const { return row * targets + target; }
+  VF_DEVICE int64_t place(int row, int target, int) const { return row * targets + target; }
   VF_DEVICE Loaded load(int64_t, int) const { return {}; }
   VF_DEVICE void store(int64_t position, int channel, float prior, Loaded) const {
     T value;
@@ -29,7 +29,7 @@ VF_KERNEL dse_prior_kernel(DsePriorArgs args) {
   VF_SHARED_DYNAMIC(float, between, cut.rows* between_floats(shape));
   const PriorWork work = prior_work(shape, cut, args.channels, block_x());
   const int64_t map = static_cast<int64_t>(plan.h) * plan.w * args.channels;
-  const StorePrior<T> sink{view<T>(static_cast<T*>(args.out) + work.image * map, map), shape.targets, args.channels,
+  const StorePrior<T> sink{view<T>(static_cast<T*>(args.out) + work.image * map, map), shape.width, args.channels,
                            work.c0};
   const PrevTiles<T> prev =
       prev_tiles<T>(plan, args.prev, work.image * args.batch_stride + work.c0, args.row_stride, work.width);

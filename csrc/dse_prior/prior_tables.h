@@ -20,10 +20,11 @@ void each_table(const PriorPlan& from, PriorPlan& to, Copy copy) {
   const int64_t terms = from.dense + from.sparse, targets = static_cast<int64_t>(from.h) * from.w;
   const int64_t sources = terms == 0 ? static_cast<int64_t>(from.m_h) * from.m_w : 0;
   copy(from.matrix, &to.matrix, sources, targets, padded_targets(targets));
-  copy(from.along_h, &to.along_h, terms * from.m_h, from.h, padded_targets(from.h));
-  copy(from.along_w, &to.along_w, terms * from.m_w, from.w, padded_targets(from.w));
-  copy(from.span_h, &to.span_h, from.sparse, 2 * from.h, 2 * from.h);
-  copy(from.span_w, &to.span_w, from.sparse, 2 * from.w, 2 * from.w);
+  const int64_t chains = from.folded ? 2 : 1, h = (from.h + chains - 1) / chains, w = (from.w + chains - 1) / chains;
+  copy(from.along_h, &to.along_h, terms * from.m_h, h, padded_targets(h));
+  copy(from.along_w, &to.along_w, terms * from.m_w, w, padded_targets(w));
+  copy(from.span_h, &to.span_h, from.sparse, 2 * chains * h, 2 * chains * h);
+  copy(from.span_w, &to.span_w, from.sparse, 2 * chains * w, 2 * chains * w);
 }
 
 inline std::vector<uint32_t> prior_tables(const PriorPlan& plan) {

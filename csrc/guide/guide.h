@@ -2,55 +2,17 @@
 // A sink receives the two for one vector of channels at a time: sink(position, channel, left, guided, cfg).
 #pragma once
 
-#include "dse_prior/dse_prior.h"
+#include "dse_prior/prior_span.h"
 #include "guide/guide_args.h"
 
 VF_BEGIN
 
-// Channels that one pass over cond and uncond takes from each position: 512 bytes in a row, long enough for the
-// processor's prefetcher, where a prior tile of 32 alone would touch two cache lines a position.
-constexpr int kSubs = 4;
-constexpr int kSpan = kSubs * kTile;
-
-// Large source grids take half the span: 48 x 48 sources of 128 channels are 1.1 MiB, and half of it buys a third grid
-// row of guided logits instead, and each pass over prev serves one more.
-VF_HD int span_width(const PriorPlan& plan) { return plan.m_h * plan.m_w <= 512 ? kSpan : 2 * kTile; }
-
-struct PrevSpan {
-  float* x;  // (tiles, sources, kTile)
-  TileFlags flags[kSubs];
-};
-
-template <class T>
-VF_HD void gather_span(const GuideArgs& args, int64_t image, int64_t c0, int64_t width, PrevSpan& span) {
-  const T* prev = static_cast<const T*>(args.prev.data) + image * args.prev.batch_stride + c0;
-  gather_prev(prev, args.prev.row_stride, args.plan.m_h * args.plan.m_w, width, span.x, span.flags);
-}
-
-// A block of the target grid: `rows` whole or partial grid rows.
-struct Block {
-  int row0, rows, col0, cols;
-};
-
-VF_HD int64_t block_position(const Block& block, int w, int at) {
-  return static_cast<int64_t>(block.row0 + at / block.cols) * w + block.col0 + at % block.cols;
-}
-
-// out[at, span_width] for the block's positions.
-VF_HD void span_prior(const PriorPlan& plan, const PrevSpan& span, int64_t width, const Block& block, float* scratch,
-                      float* out) {
-  const int64_t sources = static_cast<int64_t>(plan.m_h) * plan.m_w;
-  for (int sub = 0; sub * kTile < width; ++sub) {
-    prior_block(plan, span.x + sub * sources * kTile, block.row0, block.rows, block.col0, block.cols, scratch,
-                out + sub * kTile, span_width(plan));
-  }
-}
-
 // Asks for the inputs of a position that is to be combined soon.
 template <class T>
-VF_HD void prefetch_position(const GuideArgs& args, int64_t image, int64_t position, int64_t c0, int64_t width) {
-  const auto ask = [&](const MapView& map) {
-    prefetch(static_cast<const T*>(map.data) + image * map.batch_stride + position * map.row_stride + c0, width);
+VF_ALWAYS_INLINE VF_HD void prefetch_position(const GuideArgs& args, int64_t image, int64_t position, int64_t c0,
+                                              int64_t width) {
+  const auto ask = [&](const MapView& map) VF_ALWAYS_INLINE {
+    prefetch_far(static_cast<const T*>(map.data) + image * map.batch_stride + position * map.row_stride + c0, width);
   };
   ask(args.cond);
   if (args.uncond.data != nullptr) ask(args.uncond);
@@ -113,12 +75,24 @@ VF_HD void combine(const GuideArgs& args, int64_t image, int64_t position, int64
   }
 }
 
-// Scratch of guidance with a prior, in floats: the gathered span, the block's prior, and what lies between.
-VF_HD int64_t span_floats(const PriorPlan& plan) {
-  return static_cast<int64_t>(plan.m_h) * plan.m_w * span_width(plan);
-}
-VF_HD int64_t block_floats(const PriorPlan& plan, int rows, int cols) {
-  return static_cast<int64_t>(rows) * cols * span_width(plan) + prior_scratch(plan, rows);
+// Makes the prior of prev's channels from c0 on, a span of them, in a block of the target and combines it.
+template <class T, class Sink>
+VF_HD void guide_span(const GuideArgs& args, int64_t image, int64_t c0, const Block& target, float* scratch,
+                      Sink& sink) {
+  const T* prev = static_cast<const T*>(args.prev.data) + image * args.prev.batch_stride + c0;
+  const int64_t wide = span_width(args.plan), width = args.channels - c0 < wide ? args.channels - c0 : wide;
+  const auto ask = [&](const Block& block, int at) VF_ALWAYS_INLINE {
+    if (at >= block.positions()) return;
+    prefetch_position<T>(args, image, block.position(args.plan, at), c0, width);
+  };
+  const auto before = [&](const Block& block) {
+    for (int at = 0; at < kAhead; ++at) ask(block, at);
+  };
+  span_prior(args.plan, prev, args.prev.row_stride, width, target, scratch, before,
+             [&](const Block& block, int at, const float* prior, const TileFlags* flags) {
+               ask(block, at + kAhead);
+               combine<T>(args, image, block.position(args.plan, at), c0, width, prior, flags, sink);
+             });
 }
 
 VF_END

@@ -1,11 +1,6 @@
-// guide on the CPU: with a prior, one task per image and span of 128 channels; without, one per position.
+// guide on the CPU: with a prior, one task per image and span of channels; without, one per position.
 // Float64: one per image and 64 channels.
 #include "guide/guide_args.h"
-
-namespace varfast {
-// Grid rows computed at a time: bounds the scratch (64 columns: 256 KiB of prior).
-constexpr int kGuideRows = 8;
-}  // namespace varfast
 
 VF_DECLARE_KERNEL(void, guide_tasks, (const GuideTask&, int64_t begin, int64_t end, float* scratch))
 VF_DECLARE_KERNEL(void, guide64_tasks, (const GuideTask&, int64_t begin, int64_t end, double* scratch))
@@ -34,29 +29,6 @@ StoreBoth<T> outputs(const GuideTask& task, int64_t image) {
 }
 
 template <class T>
-void guide_span(const GuideTask& task, int64_t image, int64_t c0, float* scratch) {
-  const GuideArgs& args = task.guide;
-  const PriorPlan& plan = args.plan;
-  const int64_t wide = span_width(plan), width = args.channels - c0 < wide ? args.channels - c0 : wide;
-  PrevSpan span{scratch, {}};
-  float* prior = scratch + span_floats(plan);
-  float* between = prior + static_cast<int64_t>(kGuideRows) * plan.w * wide;
-  StoreBoth<T> sink = outputs<T>(task, image);
-  gather_span<T>(args, image, c0, width, span);
-  for (int row = 0; row < plan.h; row += kGuideRows) {
-    const Block block{row, plan.h - row < kGuideRows ? plan.h - row : kGuideRows, 0, plan.w};
-    span_prior(plan, span, width, block, between, prior);
-    const int positions = block.rows * block.cols;
-    for (int at = 0; at < positions; ++at) {
-      if (at + kAhead < positions) {
-        prefetch_position<T>(args, image, block_position(block, plan.w, at + kAhead), c0, width);
-      }
-      combine<T>(args, image, block_position(block, plan.w, at), c0, width, prior + at * wide, span.flags, sink);
-    }
-  }
-}
-
-template <class T>
 void guide_position(const GuideTask& task, int64_t image, int64_t position) {
   StoreBoth<T> sink = outputs<T>(task, image);
   combine<T>(task.guide, image, position, 0, task.guide.channels, nullptr, nullptr, sink);
@@ -68,8 +40,11 @@ void guide_tasks(const GuideTask& task, int64_t begin, int64_t end, float* scrat
   const int64_t each = task.guide.prev.data != nullptr ? task.spans : task.guide.length;
   for (int64_t at = begin; at < end; ++at) {
     if (task.guide.prev.data != nullptr) {
-      VF_FOR_DTYPE(task.guide.dtype, T,
-                   guide_span<T>(task, at / each, at % each * span_width(task.guide.plan), scratch));
+      VF_FOR_DTYPE(task.guide.dtype, T, {
+        StoreBoth<T> sink = outputs<T>(task, at / each);
+        guide_span<T>(task.guide, at / each, at % each * span_width(task.guide.plan), whole_target(task.guide.plan),
+                      scratch, sink);
+      });
     } else {
       VF_FOR_DTYPE(task.guide.dtype, T, guide_position<T>(task, at / each, at % each));
     }
@@ -111,8 +86,7 @@ std::tuple<Tensor, Tensor> guide(const Tensor& cond, OptTensor uncond, OptTensor
   const int64_t wide = portable::span_width(args.plan), spans = (args.channels + wide - 1) / wide;
   const GuideTask task{args, guided.mutable_data_ptr(), cfg.mutable_data_ptr(), spans};
   const bool with_prior = prev.has_value();
-  const int64_t floats =
-      with_prior ? portable::span_floats(args.plan) + portable::block_floats(args.plan, kGuideRows, args.plan.w) : 0;
+  const int64_t floats = with_prior ? portable::span_scratch(args.plan) : 0;
   // Without a prior a position of 4096 channels takes about 1 us: several go together.
   const int64_t grain = with_prior ? 1 : 1 + 16384 / (args.channels + 1);
   torch::stable::parallel_for(

@@ -44,7 +44,7 @@ struct StoreBoth {
   int64_t channels;
 
   using Place = int64_t;
-  VF_DEVICE int64_t place(int, int, int position) const { return position * channels; }
+  VF_DEVICE int64_t place(int, int position) const { return position * channels; }
   VF_DEVICE void store(int64_t place, int c, float guided_value, float cfg_value) const {
     T value;
     from_float(guided_value, &value);
@@ -55,7 +55,8 @@ struct StoreBoth {
 };
 
 template <class T>
-VF_KERNEL guide_prior_kernel(GuideTask task) {
+VF_KERNEL_OF(kGuideThreads, 2)
+guide_prior_kernel(GuideTask task) {
   const GuideArgs& args = task.guide;
   const PriorPlan& plan = args.plan;
   const PriorShape shape = prior_shape(plan);
@@ -65,7 +66,7 @@ VF_KERNEL guide_prior_kernel(GuideTask task) {
   const StoreBoth<T> store{image_of<T>(task.guided, work.image, args.length, args.channels),
                            image_of<T>(task.cfg, work.image, args.length, args.channels), args.channels};
   const GuidedSink<T, StoreBoth<T>> sink =
-      guided_sink<T>(args, work.image, static_cast<int>(work.c0), shape.targets, store);
+      guided_sink<T>(args, static_cast<int>(work.image), static_cast<int>(work.c0), shape.width, store);
   const PrevTiles<T> prev = prev_tiles<T>(plan, args.prev.data, work.image * args.prev.batch_stride + work.c0,
                                           args.prev.row_stride, work.width);
   block_prior(plan, prev, work, between, sink);

@@ -29,7 +29,7 @@ VF_HD bool whole_packs(const GuideArgs& args) {
 }
 
 // A sink of prior_targets: combines each value of the prior with what it belongs to and hands both results on, with
-// where = keep.place(row, target, position): keep.store(where, channel, guided, cfg).
+// where = keep.place(at, position): keep.store(where, channel, guided, cfg).
 template <class T, class Store>
 struct GuidedSink {
   struct Place {
@@ -42,13 +42,13 @@ struct GuidedSink {
   };
   const GuideArgs& args;
   view<const T> cond, uncond;
-  int64_t image;
+  int image;
   int c0, targets;
   const Store& keep;
 
-  VF_DEVICE Place place(int row, int target) const {
+  VF_DEVICE Place place(int row, int target, int at) const {
     const int position = row * targets + target;
-    return {position, strengths_at(args, image, position), keep.place(row, target, position)};
+    return {position, strengths_at(args, image, position), keep.place(at, position)};
   }
   VF_DEVICE Loaded load(const Place& place, int channel) const {
     const int c = c0 + channel;
@@ -62,7 +62,7 @@ struct GuidedSink {
 };
 
 template <class T, class Store>
-VF_DEVICE GuidedSink<T, Store> guided_sink(const GuideArgs& args, int64_t image, int c0, int targets,
+VF_DEVICE GuidedSink<T, Store> guided_sink(const GuideArgs& args, int image, int c0, int targets,
                                            const Store& store) {
   return {args,
           image_of<T>(args.cond, image, args.length, args.channels),

@@ -12,7 +12,7 @@ struct GuidedSampleTask {
   int64_t groups;
   void* cfg;          // (B, L, C), contiguous; or null
   int64_t blocks;     // per image
-  int rows, cols;     // of a block; the last ones may be smaller
+  int rows, cols;     // targets of a block, where folded without their mirror images; the last ones may be smaller
   int blocks_across;  // blocks side by side in a grid row
 };
 

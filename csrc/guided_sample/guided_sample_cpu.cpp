@@ -1,8 +1,24 @@
-// guided_sample on the CPU: one task per image and block of positions. A block's guided logits stay in the thread's
-// scratch (at most 3 MiB, so in the second- or third-level cache) and are sampled from there.
+// guided_sample on the CPU. Without a prior, one task per position: its guided logits stay in the thread's scratch and
+// are sampled from there. With one, the target is taken in bands: all threads guide the band, a span of channels each,
+// so that prev is read once for a band (where there are as many spans as threads), and then sample it, a position each.
+// The band's guided logits take 3.2 MiB a thread, or four positions.
 #include "guided_sample/guided_sample_args.h"
 
-VF_DECLARE_KERNEL(void, guided_sample_tasks, (const GuidedSampleTask&, int64_t begin, int64_t end, float* scratch))
+namespace varfast {
+
+struct GuidedBand {
+  int64_t image, images;       // the first one, and how many
+  int row0, rows, col0, cols;  // the part of each, in targets that parts are cut from
+  int64_t spans;               // of channels
+  int shares;                  // of rows, where there are fewer images and spans than threads
+  float* guided;               // a row for each position
+};
+
+}  // namespace varfast
+
+VF_DECLARE_KERNEL(void, guide_band, (const GuidedSampleTask&, const GuidedBand&, int64_t begin, int64_t end, float*))
+VF_DECLARE_KERNEL(void, sample_band, (const GuidedSampleTask&, const GuidedBand&, int64_t begin, int64_t end, float*))
+VF_DECLARE_KERNEL(void, guided_sample_plain, (const GuidedSampleTask&, int64_t begin, int64_t end, float* scratch))
 
 #include "guide/guide.h"
 #include "sample/pairs.h"
@@ -15,79 +31,85 @@ VF_HD int64_t guided_stride(int64_t channels) { return (channels + kTile + 15) /
 
 namespace {
 
-template <class T>
+Block band_block(const PriorPlan& plan, const GuidedBand& band) {
+  return {make_part(plan.folded, plan.h, band.row0, band.rows), make_part(plan.folded, plan.w, band.col0, band.cols)};
+}
+
+// A row of guided logits for each position.
+template <class T, class RowOf>
 struct KeepGuided {
-  float* guided;  // the block's first position
-  int64_t stride;
-  T* cfg;  // the image's first position, or null
-  int64_t channels, at;
+  RowOf row_of;  // position -> its row
+  T* cfg;        // the image's first position, or null
+  int64_t channels;
+
   void operator()(int64_t position, int64_t c, int64_t left, F32 guided_value, F32 cfg_value) {
-    store(guided + at * stride + c, guided_value);  // the row has room for a whole vector
+    store(row_of(position) + c, guided_value);  // the row has room for a whole vector
     if (cfg != nullptr) store_upto(cfg + position * channels + c, cfg_value, left);
   }
 };
 
-template <class T>
-void guided_block(const GuidedSampleTask& task, int64_t image, const Block& block, float* scratch) {
-  const GuideArgs& args = task.guide;
-  const PriorPlan& plan = args.plan;
-  const bool with_prior = args.prev.data != nullptr;
-  const int positions = block.rows * block.cols;
-  const int64_t stride = guided_stride(args.channels), vocab = args.channels / task.groups;
-  float* guided = scratch;
-  float* work = scratch + static_cast<int64_t>(task.rows) * task.cols * stride;
-  KeepGuided<T> sink{guided, stride, nullptr, args.channels, 0};
-  if (task.cfg != nullptr) sink.cfg = static_cast<T*>(task.cfg) + image * args.length * args.channels;
+template <class T, class RowOf>
+KeepGuided<T, RowOf> keep_guided(const GuidedSampleTask& task, int64_t image, RowOf row_of) {
+  T* cfg = static_cast<T*>(task.cfg);
+  const int64_t at = image * task.guide.length * task.guide.channels;
+  return {row_of, cfg == nullptr ? nullptr : cfg + at, task.guide.channels};
+}
 
-  if (with_prior) {
-    const int64_t wide = span_width(plan);
-    PrevSpan span{work, {}};
-    float* prior = work + span_floats(plan);
-    float* between = prior + static_cast<int64_t>(task.rows) * task.cols * wide;
-    for (int64_t c0 = 0; c0 < args.channels; c0 += wide) {
-      const int64_t width = args.channels - c0 < wide ? args.channels - c0 : wide;
-      gather_span<T>(args, image, c0, width, span);
-      span_prior(plan, span, width, block, between, prior);
-      for (int at = 0; at < positions; ++at) {
-        if (at + kAhead < positions) {
-          prefetch_position<T>(args, image, block_position(block, plan.w, at + kAhead), c0, width);
-        }
-        sink.at = at;
-        combine<T>(args, image, block_position(block, plan.w, at), c0, width, prior + at * wide, span.flags, sink);
-      }
-    }
-  }
+void sample_position(const GuidedSampleTask& task, int64_t image, int64_t position, const float* guided,
+                     float* scratch) {
+  const int64_t vocab = task.guide.channels / task.groups;
   const RowRule rule = row_rule(task.sample, image);
-  const RowScratch rows = row_scratch(work, vocab);
-  for (int at = 0; at < positions; ++at) {
-    const int64_t position = with_prior ? block_position(block, plan.w, at) : block.col0 + at;
-    if (!with_prior) {
-      sink.at = at;
-      combine<T>(args, image, position, 0, args.channels, nullptr, nullptr, sink);
-    }
-    if (vocab == 2 && task.sample.logprobs == nullptr) {
-      sample_pairs(guided + at * stride, task.groups, rule, task.sample, image, position * task.groups);
-      continue;
-    }
-    for (int64_t group = 0; group < task.groups; ++group) {
-      sample_row(guided + at * stride + group * vocab, vocab, rule,
-                 row_draw(task.sample, image, position * task.groups + group), rows);
-    }
+  if (vocab == 2 && task.sample.logprobs == nullptr) {
+    sample_pairs(guided, task.groups, rule, task.sample, image, position * task.groups);
+    return;
+  }
+  const RowScratch rows = row_scratch(scratch, vocab);
+  for (int64_t group = 0; group < task.groups; ++group) {
+    sample_row(guided + group * vocab, vocab, rule, row_draw(task.sample, image, position * task.groups + group), rows);
   }
 }
 
 }  // namespace
 
-void guided_sample_tasks(const GuidedSampleTask& task, int64_t begin, int64_t end, float* scratch) {
-  const bool with_prior = task.guide.prev.data != nullptr;
-  const int64_t h = with_prior ? task.guide.plan.h : 1, w = with_prior ? task.guide.plan.w : task.guide.length;
+void guide_band(const GuidedSampleTask& task, const GuidedBand& band, int64_t begin, int64_t end, float* scratch) {
+  const PriorPlan& plan = task.guide.plan;
+  const Block block = band_block(plan, band);
+  const int64_t stride = guided_stride(task.guide.channels);
+  const int each = (block.rows.count + band.shares - 1) / band.shares;
   for (int64_t at = begin; at < end; ++at) {
-    const int64_t block = at % task.blocks;
-    const int row0 = static_cast<int>(block / task.blocks_across) * task.rows;
-    const int col0 = static_cast<int>(block % task.blocks_across) * task.cols;
-    const int rows = static_cast<int>(h - row0 < task.rows ? h - row0 : task.rows);
-    const int cols = static_cast<int>(w - col0 < task.cols ? w - col0 : task.cols);
-    VF_FOR_DTYPE(task.guide.dtype, T, guided_block<T>(task, at / task.blocks, {row0, rows, col0, cols}, scratch));
+    const int64_t index = at / (band.spans * band.shares), span = at / band.shares % band.spans;
+    const int first = static_cast<int>(at % band.shares) * each;
+    if (first >= block.rows.count) continue;
+    const int rows = block.rows.count - first < each ? block.rows.count - first : each;
+    const Block share{make_part(plan.folded, plan.h, block.rows.first + first, rows), block.cols};
+    float* guided = band.guided + index * block.positions() * stride;
+    VF_FOR_DTYPE(task.guide.dtype, T, {
+      auto sink = keep_guided<T>(task, band.image + index,
+                                 [&](int64_t position) { return guided + block.index(plan, position) * stride; });
+      guide_span<T>(task.guide, band.image + index, span * span_width(plan), share, scratch, sink);
+    });
+  }
+}
+
+void sample_band(const GuidedSampleTask& task, const GuidedBand& band, int64_t begin, int64_t end, float* scratch) {
+  const Block block = band_block(task.guide.plan, band);
+  const int positions = block.positions();
+  for (int64_t at = begin; at < end; ++at) {
+    sample_position(task, band.image + at / positions,
+                    block.position(task.guide.plan, static_cast<int>(at % positions)),
+                    band.guided + at * guided_stride(task.guide.channels), scratch);
+  }
+}
+
+void guided_sample_plain(const GuidedSampleTask& task, int64_t begin, int64_t end, float* scratch) {
+  float* work = scratch + guided_stride(task.guide.channels);
+  for (int64_t at = begin; at < end; ++at) {
+    const int64_t image = at / task.guide.length, position = at % task.guide.length;
+    VF_FOR_DTYPE(task.guide.dtype, T, {
+      auto sink = keep_guided<T>(task, image, [&](int64_t) { return scratch; });
+      combine<T>(task.guide, image, position, 0, task.guide.channels, nullptr, nullptr, sink);
+    });
+    sample_position(task, image, position, scratch, work);
   }
 }
 
@@ -102,29 +124,41 @@ VF_END
 namespace varfast {
 namespace {
 
-// 3 MiB of guided logits leave a quarter of the 4 MiB that a thread may take to everything else.
+// Floats of guided logits for each thread: leaves a fifth of the 4 MiB that it may take to everything else. And of a
+// band, which the calling thread keeps: 64 MiB.
 constexpr int64_t kGuidedFloats = 3300 * 1024 / 4;
+constexpr int64_t kBandFloats = 64 * 1024 * 1024 / 4;
 
-// How an image's positions are cut into blocks: whole grid rows where they fit (the prior's work along the height is
-// shared by a row), parts of one where not even a single row fits; small enough to give every thread some.
-void cut_blocks(GuidedSampleTask& task, int64_t threads) {
-  const bool with_prior = task.guide.prev.data != nullptr;
-  const int64_t h = with_prior ? task.guide.plan.h : 1, w = with_prior ? task.guide.plan.w : task.guide.length;
-  const int64_t fit = std::max<int64_t>(1, kGuidedFloats / portable::guided_stride(task.guide.channels));
-  int64_t rows = 1, cols = w;
-  if (!with_prior) {
-    cols = std::min<int64_t>(w, std::min<int64_t>(fit, 1 + 16384 / task.guide.channels));
-  } else if (fit < w) {
-    cols = fit;
-  } else {
-    const int64_t share = (h * task.guide.batch + threads - 1) / threads;
-    rows = std::clamp<int64_t>(std::min(fit / w, share), 1, h);
-    rows = (h + (h + rows - 1) / rows - 1) / ((h + rows - 1) / rows);  // as many blocks, of equal height
+// Calls work(band) for all bands of at most `fit` positions: whole images, or whole grid rows (the prior's work along
+// the height is shared by a row), or parts of one where not even a single row fits; at least one target with its mirror
+// images.
+template <class Work>
+void each_band(const GuidedSampleTask& task, int64_t fit, int64_t threads, Work work) {
+  const PriorPlan& plan = task.guide.plan;
+  const int64_t height = portable::part_targets(plan.folded, plan.h),
+                width = portable::part_targets(plan.folded, plan.w);
+  const int64_t down = plan.folded ? std::min(plan.h, 2) : 1, across = plan.folded ? std::min(plan.w, 2) : 1;
+  const int64_t images = std::max<int64_t>(1, fit / (plan.h * plan.w));
+  int64_t rows = fit >= plan.h * plan.w ? height : std::clamp<int64_t>(fit / (down * plan.w), 1, height);
+  rows = (height + (height + rows - 1) / rows - 1) / ((height + rows - 1) / rows);  // as many bands, of equal height
+  const int64_t cols = fit >= down * plan.w ? width : std::max<int64_t>(1, fit / (down * across));
+  const int64_t wide = portable::span_width(plan);
+  GuidedBand band{};
+  band.spans = (task.guide.channels + wide - 1) / wide;
+  for (band.image = 0; band.image < task.guide.batch; band.image += images) {
+    band.images = std::min(images, task.guide.batch - band.image);
+    const int64_t tasks = band.images * band.spans;
+    band.shares = static_cast<int>((threads + tasks - 1) / tasks);
+    for (int64_t row = 0; row < height; row += rows) {
+      for (int64_t col = 0; col < width; col += cols) {
+        band.row0 = static_cast<int>(row);
+        band.rows = static_cast<int>(std::min(rows, height - row));
+        band.col0 = static_cast<int>(col);
+        band.cols = static_cast<int>(std::min(cols, width - col));
+        work(band);
+      }
+    }
   }
-  task.rows = static_cast<int>(rows);
-  task.cols = static_cast<int>(std::max<int64_t>(cols, 1));
-  task.blocks_across = static_cast<int>((w + task.cols - 1) / task.cols);
-  task.blocks = (h + rows - 1) / rows * task.blocks_across;
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> guided_sample(
@@ -138,17 +172,32 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> guided_sample(
       guided_sample_setup(cond, uncond, prev, prev_hw, hw, t, t_tensor, beta, beta_tensor, prior, interp, cutoff, seeds,
                           positions, groups, stream, purpose, temperature, temperature_tensor, temperature_last, top_k,
                           top_p, top_p_tensor, min_p, min_p_tensor, draws, with_cfg, with_stats);
-  GuidedSampleTask task = setup.task;
+  const GuidedSampleTask& task = setup.task;
   const GuideArgs& args = task.guide;
-  cut_blocks(task, torch::stable::get_num_threads());
+  const int64_t stride = portable::guided_stride(args.channels);
+  const int64_t row_floats = portable::row_scratch_words(args.channels / groups);
+  if (!prev.has_value()) {
+    // A position of 4096 channels takes about 5 us: several small ones go together.
+    torch::stable::parallel_for(
+        0, args.batch * args.length, 1 + 16384 / (args.channels + 1), [&](int64_t begin, int64_t end) {
+          VF_DISPATCH(guided_sample_plain, task, begin, end, thread_scratch<float>(stride + row_floats));
+        });
+  } else {
+    const int64_t threads = torch::stable::get_num_threads(),
 
-  const int64_t guided = static_cast<int64_t>(task.rows) * task.cols * portable::guided_stride(args.channels);
-  const int64_t prior_floats =
-      prev.has_value() ? portable::span_floats(args.plan) + portable::block_floats(args.plan, task.rows, task.cols) : 0;
-  const int64_t floats = guided + std::max(prior_floats, portable::row_scratch_words(args.channels / groups));
-  torch::stable::parallel_for(0, args.batch * task.blocks, 1, [&](int64_t begin, int64_t end) {
-    VF_DISPATCH(guided_sample_tasks, task, begin, end, thread_scratch<float>(floats));
-  });
+                  fit = std::max<int64_t>(1, std::min(threads * kGuidedFloats, kBandFloats) / stride);
+    const int64_t guide_floats = portable::span_scratch(args.plan);
+    each_band(task, fit, threads, [&](GuidedBand band) {
+      const int64_t positions = band.images * portable::band_block(args.plan, band).positions();
+      band.guided = shared_scratch<float>(positions * stride);
+      torch::stable::parallel_for(0, band.images * band.spans * band.shares, 1, [&](int64_t begin, int64_t end) {
+        VF_DISPATCH(guide_band, task, band, begin, end, thread_scratch<float>(guide_floats));
+      });
+      torch::stable::parallel_for(0, positions, 1, [&](int64_t begin, int64_t end) {
+        VF_DISPATCH(sample_band, task, band, begin, end, thread_scratch<float>(row_floats));
+      });
+    });
+  }
   const SampleSetup& sample = setup.sample;
   return {sample.ids, setup.cfg, sample.logprobs, sample.kept, sample.entropy};
 }

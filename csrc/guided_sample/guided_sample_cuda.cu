@@ -34,13 +34,14 @@ struct GuidedTask {
   float* rows;  // the rows of all blocks, where they do not fit on chip
 };
 
-// The rows of a block, in pieces of a slice. Piece (owner, row) belongs to position owner * each + row: first this
-// block's channels of it, and after the trade the owner's channels of this block's own position.
+// The rows of a block, in pieces of a slice: piece `at` is this block's channels of position `at` of the share. Of
+// those, block i samples at % blocks == i, and after the trade the pieces from at - i on are all channels of such a
+// position.
 struct GuidedRows {
   view<float> data;
   int base, blocks, each, slice;
 
-  VF_DEVICE int piece(int owner, int row) const { return base + (row * blocks + owner) * slice; }
+  VF_DEVICE int piece(int at) const { return base + at * slice; }
 };
 
 struct GuidedRow {
@@ -56,16 +57,12 @@ struct KeepGuided {
     int piece, position;
   };
   const GuidedRows& rows;
-  PriorShare share;
   int c0;
   int64_t channels;
   view<T> cfg;
   bool with_cfg;
 
-  VF_DEVICE Place place(int row, int target, int position) const {
-    const int at = (row - share.row) * share.count + target - share.first;
-    return {rows.piece(at / rows.each, at % rows.each), position};
-  }
+  VF_DEVICE Place place(int at, int position) const { return {rows.piece(at), position}; }
   VF_DEVICE void store(const Place& place, int c, float guided_value, float cfg_value) const {
     rows.data[place.piece + c - c0] = guided_value;
     if (!with_cfg) return;
@@ -77,13 +74,12 @@ struct KeepGuided {
 
 // cfg is guided where there is no prior. Packs of kWidth channels.
 template <int kWidth, class T>
-VF_DEVICE void combine_rows(const GuideArgs& args, int64_t image, const PriorShare& share, const KeepGuided<T>& keep) {
+VF_DEVICE void combine_rows(const GuideArgs& args, int64_t image, const Part& positions, const KeepGuided<T>& keep) {
   const view<const T> cond = image_of<T>(args.cond, image, args.length, args.channels);
   const view<const T> uncond = image_of<T>(args.uncond, image, args.length, args.channels);
-  for (int p = 0; p < share.count; ++p) {
-    const int position = share.first + p;
+  for (int position = positions.first; position < positions.first + positions.count; ++position) {
     const Strengths strengths = strengths_at(args, image, position);
-    const auto place = keep.place(0, position, position);
+    const auto place = keep.place(position - positions.first, position);
     for (int c = thread_x() * kWidth; c < args.channels; c += threads() * kWidth) {
       const Pack<T, kWidth> x = load_pack<kWidth>(cond, position * args.cond.row_stride + c);
       Pack<T, kWidth> u = x;
@@ -103,13 +99,13 @@ VF_DEVICE void fill_rest(const GuidedRows& rows, int positions, int width) {
   if (positions == all && width == rows.slice) return;
   for (int p = 0; p < all; ++p) {
     for (int c = (p < positions ? width : 0) + thread_x(); c < rows.slice; c += threads()) {
-      rows.data[rows.piece(p / rows.each, p % rows.each) + c] = 0.0f;
+      rows.data[rows.piece(p) + c] = 0.0f;
     }
   }
 }
 
-// Slices of all positions become whole rows of some: the pieces (other, row) here and (me, row) there change places,
-// one half of each by either of the two blocks.
+// Slices of all positions become whole rows of some: of each row's pieces, that of `other` here and that of `me`
+// there change places, one half of each by either of the two blocks.
 VF_DEVICE void trade_slices(const GuidedRows& rows) {
   const int me = cluster_rank(), half = rows.slice / 2, packs = half / 4;
   cluster_barrier();
@@ -118,8 +114,8 @@ VF_DEVICE void trade_slices(const GuidedRows& rows) {
     const view<float> theirs = remote(rows.data, other);
     const int from = me < other ? 0 : half;
     for (int i = thread_x(); i < rows.each * packs; i += threads()) {
-      const int at = from + i % packs * 4;
-      const int here = rows.piece(other, i / packs) + at, there = rows.piece(me, i / packs) + at;
+      const int row = i / packs * rows.blocks, at = from + i % packs * 4;
+      const int here = rows.piece(row + other) + at, there = rows.piece(row + me) + at;
       const Pack<float, 4> mine = load_pack<4>(rows.data, here), given = load_pack<4>(theirs, there);
       store_pack(rows.data, here, given);
       store_pack(theirs, there, mine);
@@ -128,17 +124,21 @@ VF_DEVICE void trade_slices(const GuidedRows& rows) {
   cluster_barrier();
 }
 
-template <class Team>
-VF_DEVICE void sample_rows(const GuidedSampleTask& op, int64_t image, const PriorShare& share, int64_t targets,
+template <class Team, class Share>
+VF_DEVICE void sample_rows(const GuidedSampleTask& op, int image, const Share& block_share, int64_t width,
                            const GuidedRows& rows) {
-  const int first = cluster_rank() * rows.each, left = share.rows * share.count - first;
-  const int groups = static_cast<int>(op.groups), count = (left < rows.each ? left : rows.each) * groups;
+  const int me = cluster_rank(), mine = (block_share().positions() - me + rows.blocks - 1) / rows.blocks;
+  const int groups = static_cast<int>(op.groups), count = mine * groups;
   const int64_t vocab = op.guide.channels / groups;
   const RowRule rule = row_rule(op.sample, image);
-  const auto row = [&](int i) { return GuidedRow{rows.data, rows.piece(0, i / groups) + i % groups * vocab, vocab}; };
+  const auto row = [&](int i) {
+    return GuidedRow{rows.data, rows.piece(i / groups * rows.blocks) + i % groups * vocab, vocab};
+  };
   const auto place = [&](int i) -> int64_t {  // of row i, among the image's
-    const int at = first + i / groups;
-    return ((share.row + at / share.count) * targets + share.first + at % share.count) * groups + i % groups;
+    const Block share = block_share();
+    const int at = i / groups * rows.blocks + me;
+    return (share.rows.at(at / share.cols.size()) * width + share.cols.at(at % share.cols.size())) * groups +
+           i % groups;
   };
   if (vocab == 2 && op.sample.logprobs == nullptr) {
     for (int i = thread_x(); i < count; i += threads()) {
@@ -148,18 +148,18 @@ VF_DEVICE void sample_rows(const GuidedSampleTask& op, int64_t image, const Prio
     return;
   }
   const Team team;
-  for (int i = team.index(); i < count; i += threads() / team.size()) {
+  VF_UNROLL(1) for (int i = team.index(); i < count; i += threads() / team.size()) {
     sample_row(team, row(i), rule, row_draw(op.sample, image, place(i)));
   }
 }
 
 VF_HD PriorShape guided_shape(const GuideArgs& args) {
-  if (args.prev.data == nullptr) return {1, static_cast<int>(args.length), 0, 0, 0};
+  if (args.prev.data == nullptr) return {1, static_cast<int>(args.length), 0, 0, 0, 0};
   return prior_shape(args.plan);
 }
 
-// kRows: rows of the grid that a thread mixes at once; 0: no prior.
-template <class T, int kRows, class Team, bool kOnChip>
+// kRows: rows of the grid that a thread mixes at once, with their mirror images where kFolded; 0: no prior.
+template <class T, int kRows, bool kFolded, class Team, bool kOnChip>
 VF_KERNEL_OF(kGuidedThreads, Team::kTeams == 1 ? 2 : 1)
 guided_sample_kernel(GuidedTask task) {
   const GuidedSampleTask& op = task.op;
@@ -169,41 +169,46 @@ guided_sample_kernel(GuidedTask task) {
   const int between = kRows > 0 ? spread.tiles * op.rows * static_cast<int>(between_floats(shape)) : 0;
   const int kept = spread.blocks * spread.each * spread.slice;
   VF_SHARED_DYNAMIC(float, shared, between + (kOnChip ? kept : 0));
-  const int64_t index = block_x() / spread.blocks, image = index / op.blocks;
+  const int64_t index = block_x() / spread.blocks;
+  const int image = static_cast<int>(index / op.blocks);
   const int part = static_cast<int>(index % op.blocks);
-  const int row = part / op.blocks_across * op.rows, first = part % op.blocks_across * op.cols;
-  const PriorShare share{row, shape.rows - row < op.rows ? shape.rows - row : op.rows, first,
-                         shape.targets - first < op.cols ? shape.targets - first : op.cols};
+  const auto block_share = [&] {  // computed where it is used: kept, it would be 8 registers throughout
+    int at = part;
+    forget(at);
+    return shape.share(at / op.blocks_across * op.rows, op.rows, at % op.blocks_across * op.cols, op.cols);
+  };
   const GuidedRows rows{kOnChip ? shared : view<float>(task.rows + block_x() * kept, kept), kOnChip ? between : 0,
                         spread.blocks, spread.each, spread.slice};
   const int c0 = cluster_rank() * spread.slice, channels = static_cast<int>(args.channels);
-  const KeepGuided<T> keep{
-      rows, share, c0, args.channels, image_of<T>(op.cfg, image, args.length, args.channels), op.cfg != nullptr};
+  const KeepGuided<T> keep{rows, c0, args.channels, image_of<T>(op.cfg, image, args.length, args.channels),
+                           op.cfg != nullptr};
   if constexpr (kRows > 0) {
     VF_SHARED(int, flags, kStepTiles* kWarpTile);
     const int end = c0 + spread.slice < channels ? c0 + spread.slice : channels;
     for (int c = c0; c < end; c += spread.tiles * kWarpTile) {
       const int width = end - c < spread.tiles * kWarpTile ? end - c : spread.tiles * kWarpTile;
       const int tiles = (width + kWarpTile - 1) / kWarpTile;
+      const Block share = block_share();
       const PrevTiles<T> prev =
           prev_tiles<T>(args.plan, args.prev.data, image * args.prev.batch_stride + c, args.prev.row_stride, width);
-      prior_sources<kRows>(args.plan, prev, share, tiles, shared, flags);
-      prior_targets(args.plan, share, tiles, width, shared, flags, guided_sink<T>(args, image, c, shape.targets, keep));
+      prior_sources<kRows, kFolded>(args.plan, prev, share, tiles, shared, flags);
+      prior_targets<kFolded>(args.plan, share, tiles, width, shared, flags,
+                             guided_sink<T>(args, image, c, shape.width, keep));
       barrier();
     }
     if (spread.blocks > 1) {
-      fill_rest(rows, share.rows * share.count, end > c0 ? end - c0 : 0);
+      fill_rest(rows, block_share().positions(), end > c0 ? end - c0 : 0);
       trade_slices(rows);
     }
   } else {
     if (whole_packs<T>(args)) {
-      combine_rows<16 / sizeof(T)>(args, image, share, keep);
+      combine_rows<16 / sizeof(T)>(args, image, block_share().cols, keep);
     } else {
-      combine_rows<1>(args, image, share, keep);
+      combine_rows<1>(args, image, block_share().cols, keep);
     }
     barrier();
   }
-  sample_rows<Team>(op, image, share, shape.targets, rows);
+  sample_rows<Team>(op, image, block_share, shape.width, rows);
 }
 
 // Shared memory of a block beside the rows and what lies between the prior's products: at most 15 KiB where warps
@@ -212,6 +217,12 @@ constexpr int64_t kGuidedReserve = 20 * 1024;
 constexpr int64_t kClusterReserve = 8 * 1024;  // and 7 where the block does
 // Positions of a share that a cluster is worth: two rows of a 16 x 16 grid. prev is then read 8 times, 0.7 ns a KiB.
 constexpr int kEnoughPositions = 32;
+
+// Positions of a whole share of `rows` and `cols` targets.
+inline int64_t share_positions(const PriorShape& shape, int rows, int cols) {
+  const Block share = shape.share(0, rows, 0, cols);
+  return share.positions();
+}
 
 // Cuts the target into the largest shares whose rows fit on `blocks` blocks of a cluster; returns whether any fits.
 inline bool cut_share(GuidedSampleTask& op, Spread& spread, const Chip& chip, int blocks) {
@@ -223,18 +234,19 @@ inline bool cut_share(GuidedSampleTask& op, Spread& spread, const Chip& chip, in
   const int64_t room = blocks == 1 ? chip.bytes - kGuidedReserve : (chip.bytes + 1024) / 2 - 1024 - kClusterReserve;
   spread.blocks = blocks;
   spread.slice = static_cast<int>((tiles + blocks - 1) / blocks) * kWarpTile;
-  op.rows = shape.rows < kShareRows ? shape.rows : kShareRows;
-  op.cols = shape.targets < kShareTargets ? shape.targets : kShareTargets;
-  const auto smaller = [&op] {
+  op.rows = shape.rows() < kShareRows / shape.images() ? shape.rows() : kShareRows / shape.images();
+  op.cols = shape.cols() < kShareTargets / shape.images() ? shape.cols() : kShareTargets / shape.images();
+  const int group = kTargetGroup / shape.images();
+  const auto smaller = [&op, group] {
     if (op.rows > 1) {
       op.rows /= 2;
     } else {
-      op.cols = op.cols > kTargetGroup ? static_cast<int>(padded_targets(op.cols / 2)) : op.cols / 2;
+      op.cols = op.cols > group ? (op.cols / 2 + group - 1) / group * group : op.cols / 2;
     }
   };
   for (;; smaller()) {
     if (op.cols == 0) return false;
-    spread.each = (op.rows * op.cols + blocks - 1) / blocks;
+    spread.each = static_cast<int>((share_positions(shape, op.rows, op.cols) + blocks - 1) / blocks);
     const int64_t left = room - static_cast<int64_t>(spread.each) * blocks * spread.slice * 4 - op.rows * per_row;
     if (left < 0) continue;
     spread.tiles = 1 + static_cast<int>(per_row == 0 ? 0 : left / (op.rows * per_row));
@@ -257,24 +269,28 @@ inline void cut_guided(GuidedTask& task, const Chip& chip) {
     const int64_t fit = kPlainFloats / channels;
     spread = {1, static_cast<int>((channels + 3) / 4 * 4), 0, 0, channels * 4 <= chip.bytes - kGuidedReserve};
     op.rows = 1;
-    op.cols = static_cast<int>(fit < 1 ? 1 : fit < shape.targets ? fit : shape.targets);
+    op.cols = static_cast<int>(fit < 1 ? 1 : fit < shape.width ? fit : shape.width);
     spread.each = op.cols;
   } else {
     spread.on_chip = false;
-    for (int blocks = 1, most = 0; blocks <= chip.cluster && most < kEnoughPositions; blocks *= 2) {
+    int64_t most = 0;
+    for (int blocks = 1; blocks <= chip.cluster && most < kEnoughPositions; blocks *= 2) {
       GuidedTask other = task;
-      if (!cut_share(other.op, other.spread, chip, blocks) || other.op.rows * other.op.cols <= most) continue;
-      most = other.op.rows * other.op.cols;
+      if (!cut_share(other.op, other.spread, chip, blocks)) continue;
+      const int64_t positions = share_positions(shape, other.op.rows, other.op.cols);
+      if (positions <= most) continue;
+      most = positions;
       task = other;
     }
     if (!spread.on_chip) {
       op.rows = 1;
-      op.cols = shape.targets < kTargetGroup ? shape.targets : kTargetGroup;
-      spread = {1, static_cast<int>((channels + kWarpTile - 1) / kWarpTile) * kWarpTile, op.cols, 1, false};
+      op.cols = shape.cols() < kTargetGroup / shape.images() ? shape.cols() : kTargetGroup / shape.images();
+      spread = {1, static_cast<int>((channels + kWarpTile - 1) / kWarpTile) * kWarpTile,
+                static_cast<int>(share_positions(shape, 1, op.cols)), 1, false};
     }
   }
-  op.blocks_across = (shape.targets + op.cols - 1) / op.cols;
-  op.blocks = static_cast<int64_t>((shape.rows + op.rows - 1) / op.rows) * op.blocks_across;
+  op.blocks_across = (shape.cols() + op.cols - 1) / op.cols;
+  op.blocks = static_cast<int64_t>((shape.rows() + op.rows - 1) / op.rows) * op.blocks_across;
 }
 
 // Floats of global memory that the rows need: 0 where they fit on chip.
@@ -283,15 +299,16 @@ inline int64_t spilled_floats(const GuidedTask& task) {
   return spread.on_chip ? 0 : task.op.guide.batch * task.op.blocks * spread.each * spread.slice;
 }
 
-template <class T, int kRows>
+template <class T, int kRows, bool kFolded>
 const char* launch_rows(const GuidedTask& task, const Launch& shape) {
   if constexpr (kRows < 2) {  // where not even one row fits, a share has one row of the grid
-    if (!task.spread.on_chip) return VF_LAUNCH((guided_sample_kernel<T, kRows, BlockTeam, false>), shape, task);
+    if (!task.spread.on_chip)
+      return VF_LAUNCH((guided_sample_kernel<T, kRows, kFolded, BlockTeam, false>), shape, task);
   }
   if (task.spread.each * task.op.groups >= WarpTeam::kTeams) {
-    return VF_LAUNCH((guided_sample_kernel<T, kRows, WarpTeam, true>), shape, task);
+    return VF_LAUNCH((guided_sample_kernel<T, kRows, kFolded, WarpTeam, true>), shape, task);
   }
-  return VF_LAUNCH((guided_sample_kernel<T, kRows, BlockTeam, true>), shape, task);
+  return VF_LAUNCH((guided_sample_kernel<T, kRows, kFolded, BlockTeam, true>), shape, task);
 }
 
 // Runs a task that cut_guided has cut; returns an error text, or null.
@@ -304,8 +321,9 @@ const char* launch_guided_sample(const GuidedTask& task, int block, void* stream
   const int64_t kept = spread.on_chip ? static_cast<int64_t>(spread.blocks) * spread.each * spread.slice : 0;
   const Launch launch{task.op.guide.batch * task.op.blocks * spread.blocks, block, (between + kept) * 4, stream,
                       spread.blocks};
-  if (!with_prior) return launch_rows<T, 0>(task, launch);
-  return task.op.rows == 1 ? launch_rows<T, 1>(task, launch) : launch_rows<T, 2>(task, launch);
+  if (!with_prior) return launch_rows<T, 0, false>(task, launch);
+  if (shape.folded) return launch_rows<T, 1, true>(task, launch);
+  return task.op.rows == 1 ? launch_rows<T, 1, false>(task, launch) : launch_rows<T, 2, false>(task, launch);
 }
 
 VF_END

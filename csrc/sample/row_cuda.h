@@ -55,7 +55,7 @@ template <class Team, class Row>
 VF_DEVICE RowScan scan_row(const Team& team, const Row& row) {
   const float infinity = std::numeric_limits<float>::infinity();
   RowScan mine{infinity, -infinity, true};
-  for (int64_t i = team.rank(); i < row.size; i += team.size()) {
+  for (int i = team.rank(); i < static_cast<int>(row.size); i += team.size()) {
     const float x = row[i];
     mine.valid = mine.valid && x < infinity;
     mine.high = x > mine.high ? x : mine.high;
@@ -104,7 +104,7 @@ VF_DEVICE float least_kept(const Team& team, const Row& row, const RowWeights& w
     const Bins bins(low, high);
     for (int b = team.rank(); b < kBins; b += team.size()) mass[base + b] = 0;
     team.sync();
-    for (int64_t i = team.rank(); i < row.size; i += team.size()) {
+    for (int i = team.rank(); i < static_cast<int>(row.size); i += team.size()) {
       const float x = row[i];
       if (!bins.has(x)) continue;
       if constexpr (kWeighted) {
@@ -131,7 +131,7 @@ VF_DEVICE float least_kept(const Team& team, const Row& row, const RowWeights& w
     found = team.reduce(found, [](const Found& a, const Found& b) -> Found { return a.bin < b.bin ? a : b; });
     settled = found.below;
     Range range{high, low};
-    for (int64_t i = team.rank(); i < row.size; i += team.size()) {
+    for (int i = team.rank(); i < static_cast<int>(row.size); i += team.size()) {
       const float x = row[i];
       if (!bins.has(x) || bins.of(x) != found.bin) continue;
       range = {x < range.low ? x : range.low, x > range.high ? x : range.high};
@@ -177,15 +177,13 @@ template <class Team, class Row>
 VF_DEVICE void draw_tokens(const Team& team, const Row& row, const RowWeights& weights, const RowDraw& out) {
   VF_SHARED(uint64_t, running, kSampleThreads);
   const int base = team.index() * team.size();
-  const int64_t run = ((row.size + team.size() - 1) / team.size()) | 1;
-  const int64_t begin = team.rank() * run, end = begin + run < row.size ? begin + run : row.size;
-  uint64_t mass = 0, kept = 0;
-  double spread = 0;
-  for (int64_t i = begin; i < end; ++i) {
+  const int size = static_cast<int>(row.size), run = ((size + team.size() - 1) / team.size()) | 1;
+  const int begin = team.rank() * run, end = begin + run < size ? begin + run : size;
+  uint64_t mass = 0;
+  for (int i = begin; i < end; ++i) {
     uint32_t w;
-    kept += weights.keep(row[i], &w) ? 1 : 0;
+    weights.keep(row[i], &w);
     mass += w;
-    if (out.logprobs != nullptr && w != 0) spread += w * log(static_cast<double>(w));
   }
   running[base + team.rank()] = team.running_sum(mass);
   team.sync();
@@ -194,12 +192,12 @@ VF_DEVICE void draw_tokens(const Team& team, const Row& row, const RowWeights& w
     const uint64_t u =
         mul_high64(random64(out.seed, out.position, static_cast<uint32_t>(s), out.stream, out.purpose), all);
     int owner = 0;
-    for (int size = team.size(); size > 1;) {
-      const int half = size / 2;
+    for (int runs = team.size(); runs > 1;) {
+      const int half = runs / 2;
       if (running[base + owner + half - 1] <= u) owner += half;
-      size -= half;
+      runs -= half;
     }
-    int64_t token = owner * run - 1;
+    int token = owner * run - 1;
     uint64_t sum = owner > 0 ? static_cast<uint64_t>(running[base + owner - 1]) : 0;
     uint32_t w = 0;
     while (sum <= u) {
@@ -214,6 +212,13 @@ VF_DEVICE void draw_tokens(const Team& team, const Row& row, const RowWeights& w
   }
   team.sync();
   if (out.logprobs == nullptr) return;
+  uint64_t kept = 0;  // counted now: four registers less while tokens are drawn
+  double spread = 0;
+  for (int i = begin; i < end; ++i) {
+    uint32_t w;
+    kept += weights.keep(row[i], &w) ? 1 : 0;
+    if (w != 0) spread += w * log(static_cast<double>(w));
+  }
   kept = team.reduce(kept, [](uint64_t a, uint64_t b) -> uint64_t { return a + b; });
   spread = team.reduce(spread, [](double a, double b) -> double { return a + b; });
   if (team.rank() == 0) {

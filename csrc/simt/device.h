@@ -11,6 +11,7 @@ inline int cluster_size() { return simt::cluster->blocks; }
 inline int lane() { return thread_x() % simt::kWarp; }
 inline int warp() { return thread_x() / simt::kWarp; }
 inline int warps() { return threads() / simt::kWarp; }
+inline void forget(int&) {}
 inline void barrier(simt::Site site = simt::Site::current()) { simt::wait(simt::State::at_block_barrier, site); }
 inline void cluster_barrier(simt::Site site = simt::Site::current()) {
   simt::wait(simt::State::at_cluster_barrier, site);

@@ -1,0 +1,145 @@
+// The prior of a span of channels on the CPU: prev's values gathered once into float32, folded where the plan is, and
+// multiplied for some rows of the target at a time. Shared by dse_prior, guide and guided_sample.
+//
+// Non-finite values never enter a sum, so the result cannot depend on the order of a backend's work: a channel of an
+// image that holds a NaN or +inf anywhere in prev has prior NaN everywhere, one that holds -inf has no prior (-inf).
+// Finite values may be up to 8e37: folding adds four of them.
+#pragma once
+
+#include <limits>
+
+#include "dse_prior/dse_prior.h"
+
+VF_BEGIN
+
+// Channels that one pass takes from each position: 512 bytes in a row, long enough for the processor's prefetcher,
+// where a tile of 32 alone would touch two cache lines a position.
+constexpr int kSubs = 4;
+constexpr int kSpan = kSubs * kTile;
+
+// Large source grids take half the span: 48 x 48 sources of 128 channels are 1.1 MiB, beyond a second-level cache.
+VF_HD int span_width(const PriorPlan& plan) { return plan.m_h * plan.m_w <= 512 ? kSpan : 2 * kTile; }
+
+// Which channels of a tile have a prior.
+struct TileFlags {
+  Mask none[kVecs], poison[kVecs];
+};
+
+// Rows ahead of the one in use that are asked for, into the second-level cache: rows of 4096 channels lie 16 KiB apart,
+// out of the prefetcher's reach and all in the same sets of an 8-way first-level cache, where a ninth would push out
+// the first. A sweep over 2304 rows of 256 bytes, GB/s on two threads: 8 rows ahead into the first level 21, 32 into
+// the second 28; 128 rows 23.
+constexpr int kAhead = 32;
+
+// Gathers `width` channels of prev into x[tile, source, kTile], zeros in place of what is not finite. Folds them on the
+// way along the height, two mirrored rows at a time, where the plan is folded, and leaves each row with the mirror
+// image of source c, of its width, ceil(m_w/2) behind it.
+template <class T>
+VF_HD void gather_prev(const PriorPlan& plan, const T* prev, int64_t row_stride, int64_t width, float* x,
+                       TileFlags* flags) {
+  const F32 infinity = splat(std::numeric_limits<float>::infinity());
+  const Mask nothing = lt(infinity, infinity);
+  const int m_h = plan.m_h, m_w = plan.m_w, even_h = (m_h + 1) / 2, even_w = (m_w + 1) / 2;
+  const int64_t padded = (width + kTile - 1) / kTile * kTile;
+  for (int64_t i = 0; i < width; i += kLanes) {
+    flags[i / kTile].none[i % kTile / kLanes] = flags[i / kTile].poison[i % kTile / kLanes] = nothing;
+  }
+  const auto ask = [&](int s) VF_ALWAYS_INLINE { prefetch_far(prev + s * row_stride, width); };
+  const auto finite_or_zero = [&](int s, int64_t i) VF_ALWAYS_INLINE {
+    const F32 value = i < width ? load_upto(prev + s * row_stride + i, width - i) : splat(0.0f);
+    const Mask finite = eq(value - value, splat(0.0f));
+    if (all(finite)) return value;
+    TileFlags& flag = flags[i / kTile];
+    const int v = static_cast<int>(i % kTile / kLanes);
+    const Mask none = eq(value, -infinity);
+    flag.none[v] = flag.none[v] | none;
+    flag.poison[v] = flag.poison[v] | (~finite & ~none);
+    return select(finite, value, splat(0.0f));
+  };
+  const auto place = [&](int s, int64_t i) { return x + (i / kTile * m_h * m_w + s) * kTile + i % kTile; };
+  if (!plan.folded) {
+    for (int s = 0; s < kAhead && s < m_h * m_w; ++s) ask(s);
+    for (int s = 0; s < m_h * m_w; ++s) {
+      if (s + kAhead < m_h * m_w) ask(s + kAhead);
+      for (int64_t i = 0; i < padded; i += kLanes) store(place(s, i), finite_or_zero(s, i));
+    }
+    return;
+  }
+  const int pairs = m_h / 2 * m_w;
+  const auto image = [&](int s) { return (m_h - 1 - s / m_w) * m_w + s % m_w; };
+  const auto ask_pair = [&](int s) VF_ALWAYS_INLINE {
+    if (s >= even_h * m_w) return;
+    ask(s);
+    if (s < pairs) ask(image(s));
+  };
+  for (int s = 0; s < kAhead / 2; ++s) ask_pair(s);
+  for (int s = 0; s < even_h * m_w; ++s) {
+    ask_pair(s + kAhead / 2);
+    const int c = s % m_w, to = s - c + (c < even_w ? c : even_w + m_w - 1 - c), odd = to + even_h * m_w;
+    for (int64_t i = 0; i < padded; i += kLanes) {
+      const F32 value = finite_or_zero(s, i);
+      if (s >= pairs) {
+        store(place(to, i), value);
+        continue;
+      }
+      const F32 other = finite_or_zero(image(s), i);
+      store(place(to, i), value + other);
+      store(place(odd, i), value - other);
+    }
+  }
+}
+
+// Folds a gathered tile along the width, in place.
+VF_HD void fold_width(const PriorPlan& plan, float* x) {
+  const int even = (plan.m_w + 1) / 2;
+  for (int r = 0; r < plan.m_h; ++r, x += static_cast<int64_t>(plan.m_w) * kTile) {
+    for (int c = 0; c < plan.m_w / 2; ++c) {
+      float *const a = x + c * kTile, *const b = x + (even + c) * kTile;
+      for (int v = 0; v < kVecs; ++v) {
+        const F32 value = load(a + v * kLanes), other = load(b + v * kLanes);
+        store(a + v * kLanes, value + other);
+        store(b + v * kLanes, value - other);
+      }
+    }
+  }
+}
+
+VF_HD F32 flagged(const TileFlags& flags, int v, F32 prior) {
+  const float infinity = std::numeric_limits<float>::infinity();
+  prior = select(flags.none[v], splat(-infinity), prior);
+  return select(flags.poison[v], splat(std::numeric_limits<float>::quiet_NaN()), prior);
+}
+
+// Rows of the target whose prior is made at a time: bounds the scratch (64 columns of 64 channels: 128 KiB).
+constexpr int kRows = 8;
+
+// Scratch of span_prior, in floats: the gathered span, the prior of some rows, and what lies between its products.
+VF_HD int64_t span_floats(const PriorPlan& plan) {
+  return static_cast<int64_t>(plan.m_h) * plan.m_w * span_width(plan);
+}
+VF_HD int64_t span_scratch(const PriorPlan& plan) {
+  return span_floats(plan) + static_cast<int64_t>(kRows) * plan.w * span_width(plan) + prior_scratch(plan, kRows);
+}
+
+// The prior of `width` channels, at most a span, in a block of the target, some rows at a time: before(block) as soon
+// as they are known, then use(block, at, prior, flags) for each position; flags, one a tile, are not yet applied.
+template <class T, class Before, class Use>
+VF_HD void span_prior(const PriorPlan& plan, const T* prev, int64_t row_stride, int64_t width, const Block& target,
+                      float* scratch, Before before, Use use) {
+  const int sources = plan.m_h * plan.m_w, wide = span_width(plan);
+  float* const prior = scratch + span_floats(plan);
+  float* const between = prior + static_cast<int64_t>(kRows) * plan.w * wide;
+  const auto tile = [&](int sub) { return scratch + static_cast<int64_t>(sub) * sources * kTile; };
+  TileFlags flags[kSubs];
+  gather_prev(plan, prev, row_stride, width, scratch, flags);
+  for (int sub = 0; plan.folded && sub * kTile < width; ++sub) fold_width(plan, tile(sub));
+  each_rows(plan, target, kRows, [&](const Block& block) {
+    before(block);
+    for (int sub = 0; sub * kTile < width; ++sub) {
+      prior_block(plan, tile(sub), block, between, prior + sub * kTile, wide);
+    }
+    for (int at = 0; at < block.positions(); ++at) use(block, at, prior + at * wide, flags);
+  });
+}
+
+VF_END
