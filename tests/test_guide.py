@@ -218,6 +218,23 @@ def test_excluded_tokens_and_absent_priors_give_no_gradient(form):
     torch.testing.assert_close(cond[2, :, 7] + uncond[2, :, 7], plain)
 
 
+@pytest.mark.parametrize(("dtype", "large"), ((torch.float16, 65504.0), (torch.float64, 1e39)))
+def test_a_prior_beyond_its_maps_dtype_has_gradients(dtype, large):
+    """Beyond 65504 and, for float64, beyond float32: a prior that is finite in the forward's precision is one."""
+    cond = randn(1, 64, 2, dtype=dtype)
+    prev = torch.tensor([large, -large] * 2, dtype=dtype).reshape(1, 4, 1).repeat(1, 1, 2)
+    parts = [prev.clone().requires_grad_(), torch.tensor(1e-3, dtype=torch.float64, requires_grad=True)]
+    wide = [x.detach().double().requires_grad_() for x in parts]
+    grids = {"prev_hw": (2, 2), "hw": (8, 8)}
+    guided = guide(cond, None, parts[0], **grids, beta=parts[1])[0]
+    want = exact(cond, None, wide[0], *grids.values(), 0.0, wide[1])[0]
+    weight = randn(1, 64, 2, seed=1, dtype=dtype)
+    for out in (guided, want):
+        (out * weight).double().sum().backward()
+    for mine, other in zip(parts, wide, strict=True):
+        assert other.grad.abs().max() > 0 and error(mine.grad, other.grad) < TOLERANCE.get(dtype, 1e-6)
+
+
 def test_outputs_do_not_alias_their_input():
     cond = randn(2, 3, 5)
     guided, cfg = guide(cond)

@@ -9,6 +9,7 @@ from torch import Tensor
 from varfast import _library
 from varfast.ops import _checks
 from varfast.ops.dse_prior import transposed
+from varfast.reference.dse_prior import dse_prior as _prior
 from varfast.reference.guide import guide as _reference
 from varfast.reference.guide import per_position
 
@@ -127,8 +128,9 @@ def _backward(ctx: torch.autograd.function.FunctionCtx, d_guided: Tensor, d_cfg:
     d_prev = d_beta = None
     d_cfg = d_cfg + d_guided
     if prev is not None:
-        source = prev.float() if prev.dtype == torch.float64 else prev
-        known = torch.ops.varfast.dse_prior(source, prev_hw, hw, prior, interp, cutoff).to(work)
+        # In the forward's precision: rounded to prev's dtype, a prior beyond it would be -inf, that is, none.
+        known_in = _prior if work == torch.float64 else torch.ops.varfast.dse_prior
+        known = known_in(prev.to(work), prev_hw, hw, prior, interp, cutoff)
         absent = excluded | (known == -math.inf)
         d_away = torch.where(absent, 0.0, d_guided)  # of beta * (cfg - prior)
         d_cfg = d_cfg + strength * d_away
