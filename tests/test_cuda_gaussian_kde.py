@@ -102,6 +102,7 @@ def test_nothing_to_sum(program: Path, tmp_path: Path) -> None:
     check(program, tmp_path, none, points)
     check(program, tmp_path, points, points, None, torch.zeros(2, 5))
     check(program, tmp_path, points[:0], points[:0])
+    check(program, tmp_path, points, points[:, :2], h=1e23)  # nor does the rest of the tile
 
 
 def test_not_a_number(program: Path, tmp_path: Path) -> None:

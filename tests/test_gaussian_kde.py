@@ -215,6 +215,20 @@ def test_empty_and_single():
     assert torch.equal(gaussian_kde(torch.randn(1, 4), log=True), torch.zeros(1))
 
 
+def test_under_a_vast_bandwidth_every_sample_that_counts_is_1(simd):
+    points, samples, weights = torch.randn(2, 3, 4), torch.randn(2, 9, 4), torch.ones(2, 9)
+    weights[:, 2] = 0
+    for h in (1e19, 1e23, 1e200):
+        for log, want in ((False, 8.0), (True, math.log(8.0))):
+            options = {"bandwidth": h, "log": log, "weights": weights}
+            torch.testing.assert_close(gaussian_kde(points, samples, **options), torch.full((2, 3), want))
+            scale = torch.full((2,), h, dtype=torch.float64)
+            same = reference.gaussian_kde(points, samples, None, weights, scale, log)
+            torch.testing.assert_close(same, torch.full((2, 3), want))
+            bits = gaussian_kde(points > 0, samples > 0, **options)
+            torch.testing.assert_close(bits, torch.full((2, 3), want))
+
+
 def test_not_a_number(simd):
     for log in (False, True):
         points, samples = torch.randn(2, 9, 4), torch.randn(2, 300, 4)

@@ -58,7 +58,7 @@ def density_kernel(x, x_group, x_row, x_step, x_ids, x_id_group, x_id_step,
     inside = query < queries
     x = _rows(x, x_group, x_row, x_ids, x_id_group, x_id_step, group, query, inside, codes)
     h = tl.load(bandwidth + group)
-    scale = (-1.4426950408889634 / tl.maximum(2.0 * h * h, 1.1754943508222875e-38)).to(tl.float32)
+    scale = (-1.4426950408889634 / tl.minimum(tl.maximum(2.0 * h * h, 2.0**-126), 2.0**126)).to(tl.float32)
 
     total = tl.zeros((M,), tl.float64)
     nearest = tl.full((M,), float("inf"), tl.float32)

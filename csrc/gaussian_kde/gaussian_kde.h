@@ -87,10 +87,11 @@ struct Density {
 
 VF_HD Density no_samples(bool log) { return {0.0, log ? std::numeric_limits<double>::infinity() : 0.0}; }
 
-// -log2(e) / (2 h^2); held finite, so that even at h = 0 identical points count as 1.
+// -log2(e) / (2 h^2), 2 h^2 held in [2^-126, 2^126]: finite, so that even at h = 0 identical points count as 1, and a
+// normal float32, so that a sample that does not count, infinitely far away, weighs exp2(-inf) and not exp2(inf * 0).
 VF_HD double kernel_scale(double bandwidth) {
   const double twice = 2.0 * bandwidth * bandwidth;
-  return -1.4426950408889634 / (twice < 1.1754943508222875e-38 ? 1.1754943508222875e-38 : twice);
+  return -1.4426950408889634 / (twice < 0x1p-126 ? 0x1p-126 : twice > 0x1p126 ? 0x1p126 : twice);
 }
 
 // The kernel of any squared distance.

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 TILE = 2**22  # distances in memory at a time: 16 MiB of float32
-SMALLEST = torch.finfo(torch.float32).tiny  # of 2 h^2: identical points count as 1 even at h = 0
+# Of 2 h^2: identical points count as 1 even at h = 0, and samples infinitely far away as 0 however large h.
+SMALLEST, LARGEST = 2.0**-126, 2.0**126
 
 
 def as_rows(points: Tensor, codebook: Tensor | None) -> Tensor:
@@ -40,7 +41,7 @@ def gaussian_kde(
     w = torch.ones(y.shape[:2], dtype=work, device=y.device) if weights is None else weights.to(work)
     counts = w != 0  # a sample of no weight does not count, not even a NaN one
     y = torch.where(counts[..., None], y, 0.0)
-    scale = (1.0 / (2.0 * bandwidth**2).clamp_min(SMALLEST)).to(work)[:, None, None]
+    scale = (1.0 / (2.0 * bandwidth**2).clamp(SMALLEST, LARGEST)).to(work)[:, None, None]
     out = x.new_empty(x.shape[:2])
     for part in _tiles(x.shape[0], x.shape[1], y.shape[1]):
         distances = torch.where(counts[:, None], _squared_distances(x[:, part], y), torch.inf)
