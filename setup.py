@@ -86,10 +86,13 @@ def configure(torch: Path, target: Path, nvcc: str | None) -> tuple[Path, list[s
 
 
 class FreshBuild(build):
-    """Begins with an empty folder: whatever lies there is packed, so nothing of earlier builds may."""
+    """Begins without the package: whatever lies in its folder is packed, so nothing of earlier builds may.
+
+    The folder around it may be anyone's (--build-lib) and stays.
+    """
 
     def run(self) -> None:
-        shutil.rmtree(self.build_lib, ignore_errors=True)
+        shutil.rmtree(Path(self.build_lib) / "varfast", ignore_errors=True)
         super().run()
 
 

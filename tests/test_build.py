@@ -177,3 +177,16 @@ def test_cuda_is_built_where_torch_and_the_compiler_are_there(tmp_path, monkeypa
     monkeypatch.setenv("VARFAST_CUDA", "perhaps")
     with pytest.raises(SystemExit, match="must be auto, on or off"):
         choose(torches["cpu"])
+
+
+@pytest.mark.source_tree
+def test_a_build_empties_its_own_package_and_nothing_beside_it(tmp_path, monkeypatch):
+    """setup.py with a build that makes nothing, in a folder that holds something else."""
+    monkeypatch.setattr("setuptools.command.build.build.run", lambda self: None)
+    monkeypatch.setattr(sys, "argv", ["setup.py", "-q", "build", "--build-lib", str(tmp_path)])
+    (tmp_path / "varfast").mkdir()
+    (tmp_path / "varfast" / "old.py").touch()
+    (tmp_path / "notes.txt").touch()
+    monkeypatch.chdir(ROOT)
+    exec((ROOT / "setup.py").read_text(), {"__file__": str(ROOT / "setup.py"), "__name__": "setup"})
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
