@@ -138,6 +138,15 @@ def test_a_number_out_of_range_in_a_tensor_does_no_harm(simd, name, value):
     assert torch.equal(ids, reference(logits, SEED, **options)[0])
 
 
+def test_a_vocabulary_beyond_int32_is_an_error():
+    with pytest.raises(ValueError, match="logits must have fewer than 2\\^31 tokens, got 2147483648"):
+        sample(torch.zeros(1).expand(1, 1, 2**31), SEED)
+    seeds = SEED[:0]
+    with pytest.raises(RuntimeError, match="logits must have fewer than 2\\^31 tokens"):
+        scalars = (0, 0, 1.0, None, False, 0, 0.0, None, 0.0, None, 1, False)
+        torch.ops.varfast.sample(torch.zeros(0, 1, 2**31), seeds, None, *scalars)
+
+
 def fuzz(rows: int):
     """Images of random kinds under random settings, at every instruction set, against the reference."""
 

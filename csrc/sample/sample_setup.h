@@ -18,6 +18,8 @@ inline SampleSetup sample_setup(const Tensor& model, int64_t batch, int64_t rows
                                 const OptTensor& top_p_tensor, double min_p, const OptTensor& min_p_tensor,
                                 int64_t draws, bool with_stats) {
   STD_TORCH_CHECK(vocab >= 1, "logits must have at least one token");
+  STD_TORCH_CHECK(vocab < int64_t{1} << 31, "logits must have fewer than 2^31 tokens (kernels keep int32 ids), got ",
+                  vocab);
   STD_TORCH_CHECK(draws >= 1, "draws must be positive, got ", draws);
   STD_TORCH_CHECK(seeds.scalar_type() == ScalarType::Long && seeds.dim() == 1 && seeds.size(0) == batch,
                   "seeds must be int64 of shape (", batch, ",)");

@@ -24,6 +24,15 @@ class SampleOutput(NamedTuple):
     cfg: Tensor | None = None
 
 
+def check_vocabulary(name: str, logits: Tensor, groups: int = 1) -> None:
+    """A row has at least one token, and no more than the kernels' int32 ids can name."""
+    tokens = logits.shape[-1] // groups
+    if tokens < 1:
+        raise ValueError(f"{name} must have at least one token, got shape {tuple(logits.shape)}")
+    if tokens >= 2**31:
+        raise ValueError(f"{name} must have fewer than 2^31 tokens, got {tokens}")
+
+
 def check_seeds(seeds: object, batch: int, model: Tensor, model_name: str) -> Tensor:
     """Seeds are int64 of shape (B,)."""
     seeds = _checks.check_tensor("seeds", seeds, "B", (torch.int64,))

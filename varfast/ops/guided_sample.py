@@ -63,6 +63,7 @@ def guided_sample(
     groups = _checks.check_integer("groups", groups, 1)
     if channels < 1 or channels % groups:
         raise ValueError(f"groups must divide the channels of cond ({channels}), got {groups}")
+    _rows.check_vocabulary("cond", cond, groups)
     seeds = _rows.check_seeds(seeds, batch, cond, "cond")
     positions = _rows.check_positions(positions, batch, length * groups, cond, "cond")
     rest = _rows.sampling_arguments(

@@ -59,9 +59,8 @@ def sample(
         back, so a value out of range in one is not reported. Not differentiable.
     """
     logits = _checks.check_tensor("logits", logits, "B, L, V")
-    batch, length, vocab = logits.shape
-    if vocab < 1:
-        raise ValueError(f"logits must have at least one token, got shape {tuple(logits.shape)}")
+    batch, length, _ = logits.shape
+    _rows.check_vocabulary("logits", logits)
     seeds = _rows.check_seeds(seeds, batch, logits, "logits")
     positions = _rows.check_positions(positions, batch, length, logits, "logits")
     rest = _rows.sampling_arguments(
