@@ -176,6 +176,7 @@ BAD: list[tuple[type[Exception], str, type, dict[str, Any]]] = [
     (TypeError, "schedule", CFG, {"schedule": 3}),
     (ValueError, "schedule", SSG, {"schedule": [float("inf")]}),
     (ValueError, "beta", SSG, {"beta": float("nan")}),
+    (ValueError, "beta must lie within float64", SSG, {"beta": 10**400}),
     (TypeError, "beta", SSG, {"beta": "0.5"}),
     (ValueError, "prior", SSG, {"prior": "psychic"}),
     (ValueError, "interp", SSG, {"interp": "cubic"}),

@@ -284,6 +284,7 @@ def test_rows_are_addressed_in_64_bits():
         ({"hw": 6}, TypeError, "hw must be a pair of ints"),
         ({"prev_hw": (0, 2)}, ValueError, "prev_hw must be positive"),
         ({"t": "1.5"}, TypeError, "t must be a number or a tensor, got str"),
+        ({"t": 10**400}, ValueError, "t must lie within float64, got an int of 1329 bits"),
         ({"t": math.nan}, ValueError, "t must lie in"),
         ({"t": torch.zeros(3)}, ValueError, r"t must be a number or a tensor of shape .* got \(3,\)"),
         ({"t": torch.zeros(2, 5)}, ValueError, r"t must be .* got \(2, 5\)"),

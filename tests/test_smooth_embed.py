@@ -153,6 +153,7 @@ def test_empty_batches_give_empty_results(simd, shape):
         ({"ratio": -0.5}, ValueError, r"ratio must lie in \[0.0, inf\], got -0.5"),
         ({"ratio": torch.tensor(0.5)}, TypeError, "ratio must be a number, got Tensor"),
         ({"tau": 0.0}, ValueError, "tau must be a positive number, got 0.0"),
+        ({"tau": 10**400}, ValueError, "tau must lie within float64"),
         ({"tau": math.inf}, ValueError, "tau must be a positive number, got inf"),
         ({"tau": torch.tensor(0.5)}, ValueError, "tau must be a positive number"),
         ({"noise": torch.ones(2, 5, 6)}, ValueError, r"noise must have shape \(2, 5, 7\), got \(2, 5, 6\)"),

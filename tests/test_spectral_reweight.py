@@ -210,6 +210,12 @@ def test_overflow_is_an_error() -> None:
     assert error(y, definition(small, 95e20, mode="amplify")[0]) < 2e-6
 
 
+def test_a_rank_above_what_there_is_means_all() -> None:
+    x = torch.randn(2, 4, 5)
+    for rank in (5, 2**31, 2**70):
+        assert torch.equal(ops.spectral_reweight(x, beta=0.3, rank=rank), ops.spectral_reweight(x, beta=0.3))
+
+
 @pytest.mark.parametrize(
     ("change", "kind", "match"),
     [

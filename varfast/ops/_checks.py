@@ -51,7 +51,7 @@ def check_codebook(codebook: object, ids: Tensor, name: str) -> Tensor:
     return check_device("codebook", table, ids, name)
 
 
-def check_integer(name: str, value: object, low: int, high: int = 2**31 - 1) -> int:
+def check_integer(name: str, value: object, low: int, high: float = 2**31 - 1) -> int:
     """An int in [low, high]."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} must be an int, got {type(value).__name__}")
@@ -60,13 +60,22 @@ def check_integer(name: str, value: object, low: int, high: int = 2**31 - 1) -> 
     return value
 
 
+def as_float(name: str, value: float) -> float:
+    """A number as a float, where an int may be too large for one."""
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"{name} must lie within float64, got an int of {int(value).bit_length()} bits") from None
+
+
 def check_number(name: str, value: object, low: float = -math.inf, high: float = math.inf) -> float:
     """A finite number in [low, high]."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be a number, got {type(value).__name__}")
-    if not low <= value <= high or abs(value) == math.inf:
+    number = as_float(name, value)
+    if not low <= number <= high or abs(number) == math.inf:
         raise ValueError(f"{name} must be finite and lie in [{low}, {high}], got {value}")
-    return float(value)
+    return number
 
 
 def check_grid(name: str, value: object) -> tuple[int, int]:
@@ -124,6 +133,7 @@ def scalar_argument(
         return 0.0, value.to(torch.float64)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be a number or a tensor, got {type(value).__name__}")
-    if not low <= value <= high:
+    number = as_float(name, value)
+    if not low <= number <= high:
         raise ValueError(f"{name} must lie in [{low}, {high}], got {value}")
-    return float(value), None
+    return number, None

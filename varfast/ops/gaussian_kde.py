@@ -57,8 +57,9 @@ def gaussian_kde(
 
     Notes:
         Distances are sums of squared differences in float32: identical points are exactly 0 apart. A NaN in a point
-        makes its density NaN; a NaN in a sample makes its group's NaN. Differentiable in points, samples, codebook,
-        weights and bandwidth (once). The same bits whatever the batch, the strides and the number of threads.
+        makes its density NaN; a NaN in a sample makes its group's NaN, unless it weighs 0. Differentiable in points,
+        samples, codebook, weights and bandwidth (once). The same bits whatever the batch, the strides and the number
+        of threads.
     """
     points = _check_points("points", points, codebook)
     rows = points if codebook is None else codebook
@@ -73,7 +74,7 @@ def gaussian_kde(
         raise ValueError("samples must not be empty for Silverman's rule or normalize, got none")
     if n is not None and (isinstance(n, bool) or not isinstance(n, (int, float))):
         raise TypeError(f"n must be a number or None, got {type(n).__name__}")
-    if n is not None and not 0 < n < math.inf:
+    if n is not None and not 0 < _checks.as_float("n", n) < math.inf:
         raise ValueError(f"n must be positive, got {n}")
 
     if isinstance(bandwidth, str):
@@ -167,7 +168,7 @@ def _flat_bandwidth(bandwidth: object, lead: torch.Size, groups: int, rows: Tens
         return bandwidth.to(device=rows.device, dtype=torch.float64).expand(lead).reshape(groups)
     if isinstance(bandwidth, bool) or not isinstance(bandwidth, (int, float)):
         raise TypeError(f"bandwidth must be a number, a tensor or a name, got {type(bandwidth).__name__}")
-    if not 0 < bandwidth < math.inf:
+    if not 0 < _checks.as_float("bandwidth", bandwidth) < math.inf:
         raise ValueError(f"bandwidth must be positive and finite, got {bandwidth}")
     return torch.full((groups,), bandwidth, dtype=torch.float64, device=rows.device)
 

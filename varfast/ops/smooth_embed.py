@@ -30,7 +30,7 @@ def smooth_embed(
 
     Args:
         logits: (B, L, V), float32, float16 or bfloat16.
-        codebook: (V, Cvae), of the same dtype.
+        codebook: (V, Cvae), of the same dtype; finite: whether a row of weight 0 enters as 0 * inf is unspecified.
         seeds: (B,) int64. The noise of token v comes from purpose 1 of the generator, draw v.
         ratio: k / (K - 1) of scale k of K.
         tau: temperature, by default max(0.27 * (1 - 0.95 * ratio), 0.005).
@@ -48,6 +48,7 @@ def smooth_embed(
     """
     logits = _checks.check_tensor("logits", logits, "B, L, V")
     batch, length, vocab = logits.shape
+    _rows.check_vocabulary("logits", logits)
     codebook = _checks.check_tensor("codebook", codebook, "V, Cvae")
     _checks.check_like("codebook", codebook, (vocab, codebook.shape[1]), logits, "logits")
     seeds = _rows.check_seeds(seeds, batch, logits, "logits")
@@ -63,7 +64,7 @@ def smooth_embed(
     ratio, _ = _checks.scalar_argument("ratio", ratio, batch, logits.device, low=0.0)
     if tau is None:
         tau = max(0.27 * (1 - 0.95 * ratio), 0.005)
-    elif not (isinstance(tau, (int, float)) and 0 < tau < math.inf):
+    elif not (isinstance(tau, (int, float)) and 0 < _checks.as_float("tau", tau) < math.inf):
         raise ValueError(f"tau must be a positive number, got {tau!r}")
     nucleus, _ = _checks.scalar_argument("top_p", top_p, batch, logits.device, low=0.0, high=1.0)
     stream, top_k = _checks.check_integer("stream", stream, 0), _checks.check_integer("top_k", top_k, 0)

@@ -75,7 +75,7 @@ def spectral_reweight(
     if mode not in _MODES:
         raise ValueError(f"mode must be one of {', '.join(_MODES)}, got {mode!r}")
     if rank is not None:
-        _checks.check_integer("rank", rank, 1)
+        rank = min(_checks.check_integer("rank", rank, 1, math.inf), 2**31 - 1)  # the schema's integers end
     largest = torch.finfo(torch.float64).max
     beta, beta_tensor = _checks.scalar_argument("beta", beta, x.shape[0], x.device, low=0.0, high=largest)
     alpha, alpha_tensor = _checks.scalar_argument("alpha", alpha, x.shape[0], x.device, low=0.0, high=largest)
