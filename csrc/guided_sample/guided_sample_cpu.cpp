@@ -55,10 +55,9 @@ KeepGuided<T, RowOf> keep_guided(const GuidedSampleTask& task, int64_t image, Ro
   return {row_of, cfg == nullptr ? nullptr : cfg + at, task.guide.channels};
 }
 
-void sample_position(const GuidedSampleTask& task, int64_t image, int64_t position, const float* guided,
-                     float* scratch) {
+void sample_position(const GuidedSampleTask& task, const RowRule& rule, int64_t image, int64_t position,
+                     const float* guided, float* scratch) {
   const int64_t vocab = task.guide.channels / task.groups;
-  const RowRule rule = row_rule(task.sample, image);
   if (vocab == 2 && task.sample.logprobs == nullptr) {
     sample_pairs(guided, task.groups, rule, task.sample, image, position * task.groups);
     return;
@@ -92,24 +91,34 @@ void guide_band(const GuidedSampleTask& task, const GuidedBand& band, int64_t be
 }
 
 void sample_band(const GuidedSampleTask& task, const GuidedBand& band, int64_t begin, int64_t end, float* scratch) {
-  const Block block = band_block(task.guide.plan, band);
-  const int positions = block.positions();
-  for (int64_t at = begin; at < end; ++at) {
-    sample_position(task, band.image + at / positions,
-                    block.position(task.guide.plan, static_cast<int>(at % positions)),
-                    band.guided + at * guided_stride(task.guide.channels), scratch);
+  const PriorPlan& plan = task.guide.plan;
+  const Block block = band_block(plan, band);
+  const int64_t positions = block.positions(), stride = guided_stride(task.guide.channels);
+  while (begin < end) {  // an image at a time
+    const int64_t index = begin / positions, image = band.image + index;
+    const int64_t stop = end < (index + 1) * positions ? end : (index + 1) * positions;
+    const RowRule rule = row_rule(task.sample, image);
+    for (; begin < stop; ++begin) {
+      const int64_t position = block.position(plan, static_cast<int>(begin - index * positions));
+      sample_position(task, rule, image, position, band.guided + begin * stride, scratch);
+    }
   }
 }
 
 void guided_sample_plain(const GuidedSampleTask& task, int64_t begin, int64_t end, float* scratch) {
+  const int64_t length = task.guide.length;
   float* work = scratch + guided_stride(task.guide.channels);
-  for (int64_t at = begin; at < end; ++at) {
-    const int64_t image = at / task.guide.length, position = at % task.guide.length;
-    VF_FOR_DTYPE(task.guide.dtype, T, {
-      auto sink = keep_guided<T>(task, image, [&](int64_t) { return scratch; });
-      combine<T>(task.guide, image, position, 0, task.guide.channels, nullptr, nullptr, sink);
-    });
-    sample_position(task, image, position, scratch, work);
+  while (begin < end) {
+    const int64_t image = begin / length, stop = end < (image + 1) * length ? end : (image + 1) * length;
+    const RowRule rule = row_rule(task.sample, image);
+    for (; begin < stop; ++begin) {
+      const int64_t position = begin - image * length;
+      VF_FOR_DTYPE(task.guide.dtype, T, {
+        auto sink = keep_guided<T>(task, image, [&](int64_t) { return scratch; });
+        combine<T>(task.guide, image, position, 0, task.guide.channels, nullptr, nullptr, sink);
+      });
+      sample_position(task, rule, image, position, scratch, work);
+    }
   }
 }
 
