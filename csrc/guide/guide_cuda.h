@@ -62,8 +62,7 @@ struct GuidedSink {
 };
 
 template <class T, class Store>
-VF_DEVICE GuidedSink<T, Store> guided_sink(const GuideArgs& args, int image, int c0, int targets,
-                                           const Store& store) {
+VF_DEVICE GuidedSink<T, Store> guided_sink(const GuideArgs& args, int image, int c0, int targets, const Store& store) {
   return {args,
           image_of<T>(args.cond, image, args.length, args.channels),
           image_of<T>(args.uncond, image, args.length, args.channels),

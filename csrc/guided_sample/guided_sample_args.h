@@ -1,4 +1,4 @@
-// The arguments of guided_sample, and how an image's positions are cut into blocks.
+// The arguments of guided_sample, and how an image's positions are cut into blocks on a GPU.
 #pragma once
 
 #include "guide/guide_args.h"
