@@ -3,6 +3,7 @@
 //
 //   load(p), load(p, n)    n < kLanes: the other lanes are 0; any of float, F16, BF16
 //   store(p, x[, n])       correctly rounded to the type of p
+//   stream(p, x)           store past the caches; p at a multiple of a vector; drain() before others may read
 //   a + b, a - b, a * b    one rounding each, never fused; fma(a, b, c) fused, one rounding
 //   lt, le, ge, eq, is_nan -> Mask; select(m, a, b) = m ? a : b; count(m), any(m); first_lanes(n)
 //   hmax, hmin, hsum       over the lanes
@@ -55,9 +56,12 @@ VF_HD F32 load_upto(const T* p, int64_t n) {
   return n >= kLanes ? load(p) : load(p, static_cast<int>(n));
 }
 
+// `past`: whole vectors at multiples of their size, past the caches (stream.h).
 template <class T>
-VF_HD void store_upto(T* p, F32 x, int64_t n) {
-  if (n >= kLanes) {
+VF_HD void store_upto(T* p, F32 x, int64_t n, bool past = false) {
+  if (past) {
+    stream(p, x);
+  } else if (n >= kLanes) {
     store(p, x);
   } else {
     store(p, x, static_cast<int>(n));

@@ -71,6 +71,12 @@ VF_HD void store(T* p, F32 x, int n) {
   store(full, x);
   for (int i = 0; i < n; ++i) p[i] = full[i];
 }
+VF_HD void stream(float* p, F32 x) { _mm256_stream_ps(p, x.v); }
+template <class T>
+VF_HD void stream(T* p, F32 x) {
+  _mm_stream_si128(reinterpret_cast<__m128i*>(p), narrow(x, T{}));
+}
+VF_HD void drain() { _mm_sfence(); }
 VF_HD U32 load_u32(const uint32_t* p) { return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))}; }
 VF_HD void store_u32(uint32_t* p, U32 x) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), x.v); }
 VF_HD U32 operator^(U32 a, U32 b) { return {_mm256_xor_si256(a.v, b.v)}; }

@@ -64,6 +64,12 @@ template <class T>
 VF_HD void store(T* p, F32 x, int n) {
   _mm256_mask_storeu_epi16(p, low_bits(n), narrow(x, T{}));
 }
+VF_HD void stream(float* p, F32 x) { _mm512_stream_ps(p, x.v); }
+template <class T>
+VF_HD void stream(T* p, F32 x) {
+  _mm256_stream_si256(reinterpret_cast<__m256i*>(p), narrow(x, T{}));
+}
+VF_HD void drain() { _mm_sfence(); }
 VF_HD U32 load_u32(const uint32_t* p) { return {_mm512_loadu_si512(p)}; }
 VF_HD void store_u32(uint32_t* p, U32 x) { _mm512_storeu_si512(p, x.v); }
 VF_HD U32 operator^(U32 a, U32 b) { return {_mm512_xor_si512(a.v, b.v)}; }

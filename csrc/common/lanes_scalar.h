@@ -45,6 +45,11 @@ template <class T>
 VF_HD void store(T* p, F32 x, int n) {
   if (n > 0) from_float(x.v, p);
 }
+template <class T>
+VF_HD void stream(T* p, F32 x) {
+  store(p, x);
+}
+VF_HD void drain() {}
 VF_HD U32 load_u32(const uint32_t* p) { return {*p}; }
 VF_HD void store_u32(uint32_t* p, U32 x) { *p = x.v; }
 VF_HD U32 operator^(U32 a, U32 b) { return {a.v ^ b.v}; }

@@ -44,31 +44,34 @@ struct Sums {
   F32 of[P][J][kVecs];
 };
 
+// body(p, j, v) for all of them, each a constant.
+template <int P, int J, class Body>
+VF_ALWAYS_INLINE VF_HD void each_sum(Body body) {
+  unrolled<P * J * kVecs>([&](auto at) VF_ALWAYS_INLINE {
+    constexpr int i = decltype(at)::value;
+    body(std::integral_constant<int, i / (J * kVecs)>{}, std::integral_constant<int, i / kVecs % J>{},
+         std::integral_constant<int, i % kVecs>{});
+  });
+}
+
 template <int P, int J>
-VF_HD void add_source(Sums<P, J>& sums, const float* coef, const float* x, int64_t x_column) {
+VF_ALWAYS_INLINE VF_HD void add_source(Sums<P, J>& sums, const float* coef, const float* x, int64_t x_column) {
   F32 source[J][kVecs];
-  for (int j = 0; j < J; ++j) {
-    for (int v = 0; v < kVecs; ++v) source[j][v] = load(x + j * x_column + v * kLanes);
-  }
-  for (int p = 0; p < P; ++p) {
+  each_sum<1, J>([&](auto, auto j, auto v) VF_ALWAYS_INLINE { source[j][v] = load(x + j * x_column + v * kLanes); });
+  unrolled<P>([&](auto p) VF_ALWAYS_INLINE {
     const F32 c = splat(coef[p]);
-    for (int j = 0; j < J; ++j) {
-      for (int v = 0; v < kVecs; ++v) sums.of[p][j][v] = fma(c, source[j][v], sums.of[p][j][v]);
-    }
-  }
+    each_sum<1, J>([&](auto, auto j, auto v) VF_ALWAYS_INLINE {
+      sums.of[p][j][v] = fma(c, source[j][v], sums.of[p][j][v]);
+    });
+  });
 }
 
 // One chain: the sources [first, last) of the dense terms, then the spans of the sparse ones, which lie `span_term`
 // apart.
 template <int P, int J>
-VF_HD Sums<P, J> mix_chain(const Mix& mix, int first, int last, const int32_t* spans, int64_t span_term, int p0,
+VF_ALWAYS_INLINE VF_HD void mix_chain(Sums<P, J>& sums, const Mix& mix, int first, int last, const int32_t* spans, int64_t span_term, int p0,
                            const float* x0) {
-  Sums<P, J> sums;
-  for (int p = 0; p < P; ++p) {
-    for (int j = 0; j < J; ++j) {
-      for (int v = 0; v < kVecs; ++v) sums.of[p][j][v] = splat(0.0f);
-    }
-  }
+  each_sum<P, J>([&](auto p, auto j, auto v) VF_ALWAYS_INLINE { sums.of[p][j][v] = splat(0.0f); });
   for (int t = 0; t < mix.dense; ++t) {
     const float* coef = mix.coef + t * mix.coef_term + first * mix.targets + p0;
     const float* x = x0 + t * mix.x_term + first * mix.x_row;
@@ -81,38 +84,33 @@ VF_HD Sums<P, J> mix_chain(const Mix& mix, int first, int last, const int32_t* s
       const int32_t* span = spans + t * span_term + 2 * (p0 + p);
       for (int k = span[0]; k < span[1]; ++k) {
         const F32 c = splat(coef[k * mix.targets + p]);
-        for (int j = 0; j < J; ++j) {
-          for (int v = 0; v < kVecs; ++v) {
-            const F32 source = load(x + k * mix.x_row + j * mix.x_column + v * kLanes);
-            sums.of[p][j][v] = fma(c, source, sums.of[p][j][v]);
-          }
-        }
+        each_sum<1, J>([&](auto, auto j, auto v) VF_ALWAYS_INLINE {
+          const F32 source = load(x + k * mix.x_row + j * mix.x_column + v * kLanes);
+          sums.of[p][j][v] = fma(c, source, sums.of[p][j][v]);
+        });
       }
     });
   }
-  return sums;
 }
 
 // Q chains each, 1 or 2; the first `mirrored` targets have a mirror image.
 template <int P, int J, int Q>
 VF_HD void mix_rows(const Mix& mix, int p0, const float* x0, float* out, float* mirror, int mirrored) {
   const int64_t span_term = 2 * Q * mix.targets;
-  const auto each = [&](auto put) {
-    for (int p = 0; p < P; ++p) {
-      for (int j = 0; j < J; ++j) {
-        for (int v = 0; v < kVecs; ++v) put(p, j, v, p * mix.out_row + j * mix.out_column + v * kLanes);
-      }
-    }
-  };
-  const Sums<P, J> even = mix_chain<P, J>(mix, 0, mix.even, mix.spans, span_term, p0, x0);
+  const auto at = [&](int p, int j, int v) VF_ALWAYS_INLINE { return p * mix.out_row + j * mix.out_column + v * kLanes; };
+  Sums<P, J> even;
+  mix_chain<P, J>(even, mix, 0, mix.even, mix.spans, span_term, p0, x0);
   if constexpr (Q == 1) {
-    each([&](int p, int j, int v, int64_t at) { store(out + at, even.of[p][j][v]); });
+    each_sum<P, J>([&](auto p, auto j, auto v) VF_ALWAYS_INLINE { store(out + at(p, j, v), even.of[p][j][v]); });
   } else {
     const int32_t* spans = mix.spans == nullptr ? nullptr : mix.spans + 2 * mix.targets;
-    const Sums<P, J> odd = mix_chain<P, J>(mix, mix.even, mix.sources, spans, span_term, p0, x0);
-    each([&](int p, int j, int v, int64_t at) {
-      store(out + at, even.of[p][j][v] + odd.of[p][j][v]);
-      if (p < mirrored) store(mirror + at, even.of[p][j][v] - odd.of[p][j][v]);
+    Sums<P, J> odd;
+    mix_chain<P, J>(odd, mix, mix.even, mix.sources, spans, span_term, p0, x0);
+    each_sum<P, J>([&](auto p, auto j, auto v) VF_ALWAYS_INLINE {
+      store(out + at(p, j, v), even.of[p][j][v] + odd.of[p][j][v]);
+    });
+    each_sum<P, J>([&](auto p, auto j, auto v) VF_ALWAYS_INLINE {
+      if (p < mirrored) store(mirror + at(p, j, v), even.of[p][j][v] - odd.of[p][j][v]);
     });
   }
 }

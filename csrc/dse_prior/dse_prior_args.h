@@ -13,6 +13,7 @@ struct DsePriorArgs {
   void* out;  // (B, h * w, C), contiguous
   int64_t channels;
   Dtype dtype;
+  bool past_caches = false;  // how out is written (stream.h); host alone
 };
 
 }  // namespace varfast

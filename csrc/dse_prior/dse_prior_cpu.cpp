@@ -20,7 +20,7 @@ void dse_prior_span(const DsePriorArgs& args, int64_t image, int64_t c0, float* 
         T* const to = out + block.position(plan, at) * args.channels;
         for (int i = 0; i < width; i += kLanes) {
           const F32 value = flagged(flags[i / kTile], i % kTile / kLanes, load(prior + i));
-          store_upto(to + i, value, width - i);
+          store_upto(to + i, value, width - i, args.past_caches);
         }
       });
 }
@@ -32,6 +32,7 @@ void dse_prior_tasks(const DsePriorArgs& args, int64_t begin, int64_t end, float
   for (int64_t task = begin; task < end; ++task) {
     VF_FOR_DTYPE(args.dtype, T, dse_prior_span<T>(args, task / spans, task % spans * wide, scratch));
   }
+  drain();
 }
 
 VF_END
@@ -41,6 +42,7 @@ VF_END
 
 #  include "common/scratch.h"
 #  include "common/stable.h"
+#  include "common/stream.h"
 #  include "dse_prior/dse_operator.h"
 
 namespace varfast {
@@ -55,7 +57,7 @@ Tensor dse_prior(const Tensor& prev, std::vector<int64_t> prev_hw, std::vector<i
   Tensor out = empty_like_shape(prev, {rows.batch, plan.h * plan.w, rows.channels}, prev.scalar_type());
   const int64_t wide = portable::span_width(plan), spans = (rows.channels + wide - 1) / wide;
   const DsePriorArgs args{plan,          rows.data, rows.batch_stride, rows.row_stride, out.mutable_data_ptr(),
-                          rows.channels, rows.dtype};
+                          rows.channels, rows.dtype, past_caches(out)};
   torch::stable::parallel_for(0, rows.batch * spans, 1, [&](int64_t begin, int64_t end) {
     VF_DISPATCH(dse_prior_tasks, args, begin, end, thread_scratch<float>(portable::span_scratch(plan)));
   });

@@ -25,6 +25,7 @@ struct GuideTask {
   void* guided;   // (B, L, C), contiguous
   void* cfg;      // likewise
   int64_t spans;  // parts into which the channels are cut
+  bool past_caches = false;  // how both are written (stream.h); host alone
 };
 
 }  // namespace varfast

@@ -14,6 +14,7 @@ struct GuidedSampleTask {
   int64_t blocks;     // per image
   int rows, cols;     // targets of a block, where folded without their mirror images; the last ones may be smaller
   int blocks_across;  // blocks side by side in a grid row
+  bool past_caches = false;  // how cfg is written (stream.h); host alone
 };
 
 }  // namespace varfast

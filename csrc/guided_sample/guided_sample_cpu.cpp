@@ -41,10 +41,11 @@ struct KeepGuided {
   RowOf row_of;  // position -> its row
   T* cfg;        // the image's first position, or null
   int64_t channels;
+  bool past_caches;
 
   void operator()(int64_t position, int64_t c, int64_t left, F32 guided_value, F32 cfg_value) {
     store(row_of(position) + c, guided_value);  // the row has room for a whole vector
-    if (cfg != nullptr) store_upto(cfg + position * channels + c, cfg_value, left);
+    if (cfg != nullptr) store_upto(cfg + position * channels + c, cfg_value, left, past_caches);
   }
 };
 
@@ -52,7 +53,7 @@ template <class T, class RowOf>
 KeepGuided<T, RowOf> keep_guided(const GuidedSampleTask& task, int64_t image, RowOf row_of) {
   T* cfg = static_cast<T*>(task.cfg);
   const int64_t at = image * task.guide.length * task.guide.channels;
-  return {row_of, cfg == nullptr ? nullptr : cfg + at, task.guide.channels};
+  return {row_of, cfg == nullptr ? nullptr : cfg + at, task.guide.channels, task.past_caches};
 }
 
 void sample_position(const GuidedSampleTask& task, const RowRule& rule, int64_t image, int64_t position,
@@ -88,6 +89,7 @@ void guide_band(const GuidedSampleTask& task, const GuidedBand& band, int64_t be
       guide_span<T>(task.guide, band.image + index, span * span_width(plan), share, scratch, sink);
     });
   }
+  drain();
 }
 
 void sample_band(const GuidedSampleTask& task, const GuidedBand& band, int64_t begin, int64_t end, float* scratch) {
@@ -120,6 +122,7 @@ void guided_sample_plain(const GuidedSampleTask& task, int64_t begin, int64_t en
       sample_position(task, rule, image, position, scratch, work);
     }
   }
+  drain();
 }
 
 VF_END
@@ -128,6 +131,7 @@ VF_END
 #  include <algorithm>
 
 #  include "common/scratch.h"
+#  include "common/stream.h"
 #  include "guided_sample/guided_sample_setup.h"
 
 namespace varfast {
@@ -177,10 +181,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> guided_sample(
     int64_t purpose, double temperature, OptTensor temperature_tensor, bool temperature_last, int64_t top_k,
     double top_p, OptTensor top_p_tensor, double min_p, OptTensor min_p_tensor, int64_t draws, bool with_cfg,
     bool with_stats) {
-  const GuidedSampleSetup setup =
+  GuidedSampleSetup setup =
       guided_sample_setup(cond, uncond, prev, prev_hw, hw, t, t_tensor, beta, beta_tensor, prior, interp, cutoff, seeds,
                           positions, groups, stream, purpose, temperature, temperature_tensor, temperature_last, top_k,
                           top_p, top_p_tensor, min_p, min_p_tensor, draws, with_cfg, with_stats);
+  setup.task.past_caches = with_cfg && past_caches(setup.cfg);
   const GuidedSampleTask& task = setup.task;
   const GuideArgs& args = task.guide;
   const int64_t stride = portable::guided_stride(args.channels);
