@@ -186,12 +186,39 @@ VF_HD float hmin(F32 a) {
 }
 
 VF_HD U32 operator+(U32 a, U32 b) { return {_mm256_add_epi32(a.v, b.v)}; }
-VF_HD U32 mul_low(U32 a, U32 b) { return {_mm256_mullo_epi32(a.v, b.v)}; }
-VF_HD U32 mul_high(U32 a, U32 b) {
-  const __m256i even = _mm256_mul_epu32(a.v, b.v);
-  const __m256i odd = _mm256_mul_epu32(_mm256_srli_epi64(a.v, 32), _mm256_srli_epi64(b.v, 32));
-  return {_mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xaa)};
+
+struct Words {
+  __m256i even, odd;  // of the even and the odd lanes
+};
+VF_HD Words spread(U32 a) { return {a.v, _mm256_srli_epi64(a.v, 32)}; }
+VF_HD U32 joined(Words a) { return {_mm256_blend_epi32(a.even, _mm256_slli_epi64(a.odd, 32), 0xaa)}; }
+VF_HD Words operator+(Words a, Words b) { return {_mm256_add_epi64(a.even, b.even), _mm256_add_epi64(a.odd, b.odd)}; }
+VF_HD Words xor3(Words a, Words b, Words c) {
+  return {_mm256_xor_si256(_mm256_xor_si256(a.even, b.even), c.even),
+          _mm256_xor_si256(_mm256_xor_si256(a.odd, b.odd), c.odd)};
 }
+VF_HD Words product(Words a, Words b) { return {_mm256_mul_epu32(a.even, b.even), _mm256_mul_epu32(a.odd, b.odd)}; }
+VF_HD Words high_word(Words a) { return {_mm256_srli_epi64(a.even, 32), _mm256_srli_epi64(a.odd, 32)}; }
+VF_HD Words half_whole(Words a) {
+  return {_mm256_srli_epi64(_mm256_slli_epi64(a.even, 32), 1), _mm256_srli_epi64(_mm256_slli_epi64(a.odd, 32), 1)};
+}
+VF_HD Mask share_at_most(U32 a, double share, double rest) {
+  // The conversion is of signed numbers: less 2^31, which float64 puts back exactly.
+  const __m256i low_by = _mm256_xor_si256(a.v, _mm256_set1_epi32(INT32_MIN));
+  const auto half = [=](__m128i part) {
+    const __m256d x = _mm256_add_pd(_mm256_cvtepi32_pd(part), _mm256_set1_pd(2147483648.0));
+    const __m256d all = _mm256_add_pd(x, _mm256_set1_pd(rest));
+    return _mm256_castpd_ps(_mm256_cmp_pd(x, _mm256_mul_pd(_mm256_set1_pd(share), all), _CMP_LE_OQ));
+  };
+  const __m256 low = half(_mm256_castsi256_si128(low_by)), high = half(_mm256_extracti128_si256(low_by, 1));
+  const __m256 mixed = _mm256_shuffle_ps(low, high, 0x88);  // lanes 0 1 4 5 2 3 6 7
+  return {_mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(mixed), 0xd8))};
+}
+VF_HD void store_wide(int64_t* p, I32 a) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_cvtepi32_epi64(_mm256_castsi256_si128(a.v)));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p + 4), _mm256_cvtepi32_epi64(_mm256_extracti128_si256(a.v, 1)));
+}
+VF_HD I32 as_i32(U32 a) { return {a.v}; }
 VF_HD U32 as_u32(I32 a) { return {a.v}; }
 VF_HD F32 to_f32(U32 a) {  // the two halves are exact, their sum is rounded once
   const __m256 low = _mm256_cvtepi32_ps(_mm256_and_si256(a.v, _mm256_set1_epi32(0xffff)));

@@ -155,12 +155,35 @@ VF_HD int compress(uint32_t* out, U32 x, Mask m) {
 VF_HD float hmin(F32 a) { return _mm512_reduce_min_ps(a.v); }
 
 VF_HD U32 operator+(U32 a, U32 b) { return {_mm512_add_epi32(a.v, b.v)}; }
-VF_HD U32 mul_low(U32 a, U32 b) { return {_mm512_mullo_epi32(a.v, b.v)}; }
-VF_HD U32 mul_high(U32 a, U32 b) {
-  const __m512i even = _mm512_mul_epu32(a.v, b.v);
-  const __m512i odd = _mm512_mul_epu32(_mm512_srli_epi64(a.v, 32), _mm512_srli_epi64(b.v, 32));
-  return {_mm512_mask_blend_epi32(0xaaaa, _mm512_srli_epi64(even, 32), odd)};
+
+struct Words {
+  __m512i even, odd;  // of the even and the odd lanes
+};
+VF_HD Words spread(U32 a) { return {a.v, _mm512_srli_epi64(a.v, 32)}; }
+VF_HD U32 joined(Words a) { return {_mm512_mask_blend_epi32(0xaaaa, a.even, _mm512_slli_epi64(a.odd, 32))}; }
+VF_HD Words operator+(Words a, Words b) { return {_mm512_add_epi64(a.even, b.even), _mm512_add_epi64(a.odd, b.odd)}; }
+VF_HD Words xor3(Words a, Words b, Words c) {
+  return {_mm512_ternarylogic_epi64(a.even, b.even, c.even, 0x96),
+          _mm512_ternarylogic_epi64(a.odd, b.odd, c.odd, 0x96)};
 }
+VF_HD Words product(Words a, Words b) { return {_mm512_mul_epu32(a.even, b.even), _mm512_mul_epu32(a.odd, b.odd)}; }
+VF_HD Words high_word(Words a) { return {_mm512_srli_epi64(a.even, 32), _mm512_srli_epi64(a.odd, 32)}; }
+VF_HD Words half_whole(Words a) {
+  return {_mm512_srli_epi64(_mm512_slli_epi64(a.even, 32), 1), _mm512_srli_epi64(_mm512_slli_epi64(a.odd, 32), 1)};
+}
+VF_HD Mask share_at_most(U32 a, double share, double rest) {
+  const auto half = [=](__m256i part) {
+    const __m512d x = _mm512_cvtepu32_pd(part), all = _mm512_add_pd(x, _mm512_set1_pd(rest));
+    return _mm512_cmp_pd_mask(x, _mm512_mul_pd(_mm512_set1_pd(share), all), _CMP_LE_OQ);
+  };
+  const int low = half(_mm512_castsi512_si256(a.v)), high = half(_mm512_extracti64x4_epi64(a.v, 1));
+  return {static_cast<__mmask16>(low | high << 8)};
+}
+VF_HD void store_wide(int64_t* p, I32 a) {
+  _mm512_storeu_si512(p, _mm512_cvtepi32_epi64(_mm512_castsi512_si256(a.v)));
+  _mm512_storeu_si512(p + 8, _mm512_cvtepi32_epi64(_mm512_extracti64x4_epi64(a.v, 1)));
+}
+VF_HD I32 as_i32(U32 a) { return {a.v}; }
 VF_HD U32 as_u32(I32 a) { return {a.v}; }
 VF_HD F32 to_f32(U32 a) { return {_mm512_cvtepu32_ps(a.v)}; }
 

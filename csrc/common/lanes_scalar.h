@@ -128,8 +128,25 @@ VF_HD int compress(uint32_t* out, U32 x, Mask m) {
 VF_HD float hmin(F32 a) { return a.v; }
 
 VF_HD U32 operator+(U32 a, U32 b) { return {a.v + b.v}; }
-VF_HD U32 mul_low(U32 a, U32 b) { return {a.v * b.v}; }
-VF_HD U32 mul_high(U32 a, U32 b) { return {static_cast<uint32_t>((static_cast<uint64_t>(a.v) * b.v) >> 32)}; }
+
+struct Words {
+  uint64_t v;
+};
+VF_HD Words spread(U32 a) { return {a.v}; }
+VF_HD U32 joined(Words a) { return {static_cast<uint32_t>(a.v)}; }
+VF_HD Words operator+(Words a, Words b) { return {a.v + b.v}; }
+VF_HD Words xor3(Words a, Words b, Words c) { return {a.v ^ b.v ^ c.v}; }
+VF_HD Words product(Words a, Words b) {
+  return {static_cast<uint64_t>(static_cast<uint32_t>(a.v)) * static_cast<uint32_t>(b.v)};
+}
+VF_HD Words high_word(Words a) { return {a.v >> 32}; }
+VF_HD Words half_whole(Words a) { return {a.v << 32 >> 1}; }
+VF_HD Mask share_at_most(U32 a, double share, double rest) {
+  const double x = static_cast<double>(a.v);
+  return {x <= share * (x + rest)};
+}
+VF_HD void store_wide(int64_t* p, I32 a) { *p = a.v; }
+VF_HD I32 as_i32(U32 a) { return {static_cast<int32_t>(a.v)}; }
 VF_HD U32 as_u32(I32 a) { return {static_cast<uint32_t>(a.v)}; }
 VF_HD F32 to_f32(U32 a) { return {static_cast<float>(a.v)}; }
 

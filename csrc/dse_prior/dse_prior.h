@@ -29,7 +29,8 @@ struct Mix {
   int64_t x_column, out_row, out_column;
 };
 
-// body(0) to body(N - 1), each with its number a constant: a loop around loops would keep its sums in memory.
+// body(0) to body(N - 1), each with its number a constant: gcc 12 unrolls a loop too late to keep the sums in registers
+// from one chain to the next. 13 x 13 to 16 x 16, 8 images of 4096 channels, one thread: 8.1 ms with loops, 5.7 so.
 template <int N, class Body>
 VF_ALWAYS_INLINE VF_HD void unrolled(Body body) {
   if constexpr (N > 0) {
@@ -60,17 +61,16 @@ VF_ALWAYS_INLINE VF_HD void add_source(Sums<P, J>& sums, const float* coef, cons
   each_sum<1, J>([&](auto, auto j, auto v) VF_ALWAYS_INLINE { source[j][v] = load(x + j * x_column + v * kLanes); });
   unrolled<P>([&](auto p) VF_ALWAYS_INLINE {
     const F32 c = splat(coef[p]);
-    each_sum<1, J>([&](auto, auto j, auto v) VF_ALWAYS_INLINE {
-      sums.of[p][j][v] = fma(c, source[j][v], sums.of[p][j][v]);
-    });
+    each_sum<1, J>([&](auto, auto j, auto v)
+                       VF_ALWAYS_INLINE { sums.of[p][j][v] = fma(c, source[j][v], sums.of[p][j][v]); });
   });
 }
 
 // One chain: the sources [first, last) of the dense terms, then the spans of the sparse ones, which lie `span_term`
 // apart.
 template <int P, int J>
-VF_ALWAYS_INLINE VF_HD void mix_chain(Sums<P, J>& sums, const Mix& mix, int first, int last, const int32_t* spans, int64_t span_term, int p0,
-                           const float* x0) {
+VF_ALWAYS_INLINE VF_HD void mix_chain(Sums<P, J>& sums, const Mix& mix, int first, int last, const int32_t* spans,
+                                      int64_t span_term, int p0, const float* x0) {
   each_sum<P, J>([&](auto p, auto j, auto v) VF_ALWAYS_INLINE { sums.of[p][j][v] = splat(0.0f); });
   for (int t = 0; t < mix.dense; ++t) {
     const float* coef = mix.coef + t * mix.coef_term + first * mix.targets + p0;
@@ -97,7 +97,9 @@ VF_ALWAYS_INLINE VF_HD void mix_chain(Sums<P, J>& sums, const Mix& mix, int firs
 template <int P, int J, int Q>
 VF_HD void mix_rows(const Mix& mix, int p0, const float* x0, float* out, float* mirror, int mirrored) {
   const int64_t span_term = 2 * Q * mix.targets;
-  const auto at = [&](int p, int j, int v) VF_ALWAYS_INLINE { return p * mix.out_row + j * mix.out_column + v * kLanes; };
+  const auto at = [&](int p, int j, int v) VF_ALWAYS_INLINE {
+    return p * mix.out_row + j * mix.out_column + v * kLanes;
+  };
   Sums<P, J> even;
   mix_chain<P, J>(even, mix, 0, mix.even, mix.spans, span_term, p0, x0);
   if constexpr (Q == 1) {
@@ -106,9 +108,8 @@ VF_HD void mix_rows(const Mix& mix, int p0, const float* x0, float* out, float* 
     const int32_t* spans = mix.spans == nullptr ? nullptr : mix.spans + 2 * mix.targets;
     Sums<P, J> odd;
     mix_chain<P, J>(odd, mix, mix.even, mix.sources, spans, span_term, p0, x0);
-    each_sum<P, J>([&](auto p, auto j, auto v) VF_ALWAYS_INLINE {
-      store(out + at(p, j, v), even.of[p][j][v] + odd.of[p][j][v]);
-    });
+    each_sum<P, J>([&](auto p, auto j, auto v)
+                       VF_ALWAYS_INLINE { store(out + at(p, j, v), even.of[p][j][v] + odd.of[p][j][v]); });
     each_sum<P, J>([&](auto p, auto j, auto v) VF_ALWAYS_INLINE {
       if (p < mirrored) store(mirror + at(p, j, v), even.of[p][j][v] - odd.of[p][j][v]);
     });

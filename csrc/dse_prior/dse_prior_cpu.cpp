@@ -56,7 +56,7 @@ Tensor dse_prior(const Tensor& prev, std::vector<int64_t> prev_hw, std::vector<i
                   plan.m_h * plan.m_w);
   Tensor out = empty_like_shape(prev, {rows.batch, plan.h * plan.w, rows.channels}, prev.scalar_type());
   const int64_t wide = portable::span_width(plan), spans = (rows.channels + wide - 1) / wide;
-  const DsePriorArgs args{plan,          rows.data, rows.batch_stride, rows.row_stride, out.mutable_data_ptr(),
+  const DsePriorArgs args{plan,          rows.data,  rows.batch_stride, rows.row_stride, out.mutable_data_ptr(),
                           rows.channels, rows.dtype, past_caches(out)};
   torch::stable::parallel_for(0, rows.batch * spans, 1, [&](int64_t begin, int64_t end) {
     VF_DISPATCH(dse_prior_tasks, args, begin, end, thread_scratch<float>(portable::span_scratch(plan)));

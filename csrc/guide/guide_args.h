@@ -22,9 +22,9 @@ struct GuideArgs {
 
 struct GuideTask {
   GuideArgs guide;
-  void* guided;   // (B, L, C), contiguous
-  void* cfg;      // likewise
-  int64_t spans;  // parts into which the channels are cut
+  void* guided;              // (B, L, C), contiguous
+  void* cfg;                 // likewise
+  int64_t spans;             // parts into which the channels are cut
   bool past_caches = false;  // how both are written (stream.h); host alone
 };
 

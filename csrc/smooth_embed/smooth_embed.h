@@ -12,10 +12,10 @@ VF_BEGIN
 // and the Gumbel noise large (up to 22.9), and is held below 1.
 VF_HD F32 exponential_noise(const RowDraw& key, U32 token) {
   const uint64_t seed = static_cast<uint64_t>(key.seed);
-  const PhiloxLanes x =
-      philox4x32_lanes({splat_u32(key.position), token, splat_u32(key.stream), splat_u32(key.purpose)},
-                       splat_u32(static_cast<uint32_t>(seed)), splat_u32(static_cast<uint32_t>(seed >> 32)));
-  return exponential_of(min((to_f32(x.x0) + splat(0.5f)) * splat(0x1p-32f), splat(0x1.fffffep-1f)));
+  const PhiloxLanes x = philox4x32_lanes(
+      {spread(splat_u32(key.position)), spread(token), spread(splat_u32(key.stream)), spread(splat_u32(key.purpose))},
+      splat_u32(static_cast<uint32_t>(seed)), splat_u32(static_cast<uint32_t>(seed >> 32)));
+  return exponential_of(min((to_f32(joined(x.x0)) + splat(0.5f)) * splat(0x1p-32f), splat(0x1.fffffep-1f)));
 }
 
 // A score is off by 2e-6 in float32, which 1 / tau (200 at the last scale) would turn into 4e-4 of a weight. So
