@@ -97,9 +97,8 @@ VF_ALWAYS_INLINE VF_HD void mix_chain(Sums<P, J>& sums, const Mix& mix, int firs
 template <int P, int J, int Q>
 VF_HD void mix_rows(const Mix& mix, int p0, const float* x0, float* out, float* mirror, int mirrored) {
   const int64_t span_term = 2 * Q * mix.targets;
-  const auto at = [&](int p, int j, int v) VF_ALWAYS_INLINE {
-    return p * mix.out_row + j * mix.out_column + v * kLanes;
-  };
+  const auto at = [&](int p, int j, int v)
+                      VF_ALWAYS_INLINE { return p * mix.out_row + j * mix.out_column + v * kLanes; };
   Sums<P, J> even;
   mix_chain<P, J>(even, mix, 0, mix.even, mix.spans, span_term, p0, x0);
   if constexpr (Q == 1) {
