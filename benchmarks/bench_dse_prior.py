@@ -1,5 +1,6 @@
 """dse_prior: the prior alone, against the same transform by DCT matrices, FFT and scipy."""
 
+from functools import partial
 from typing import Any
 
 import _harness
@@ -30,12 +31,14 @@ def test_dse_prior(benchmark: Any, case: str, provider: str) -> None:
     batch, prev_hw, hw, channels = CASES[case]
     torch.manual_seed(0)
     prev = torch.randn(batch, prev_hw[0] * prev_hw[1], channels)
-    if provider == "varfast bf16":
-        prev = prev.bfloat16()
-    moved = prev.element_size() * batch * channels * (prev_hw[0] * prev_hw[1] + hw[0] * hw[1])
-    if provider in PEERS:
-        if provider in ("torch-dct", "scipy.fft"):
-            pytest.importorskip(provider.replace("-", "_"))
-        _harness.run(benchmark, case, provider, moved, lambda: PEERS[provider](prev, prev_hw, hw))
-    else:
-        _harness.run(benchmark, case, provider, moved, lambda: ops.dse_prior(prev, prev_hw=prev_hw, hw=hw))
+    bf16 = prev.bfloat16()
+    functions: dict[str, Any] = {
+        "varfast": lambda: ops.dse_prior(prev, prev_hw=prev_hw, hw=hw),
+        "varfast bf16": lambda: ops.dse_prior(bf16, prev_hw=prev_hw, hw=hw),
+        **{name: partial(peer, prev, prev_hw, hw) for name, peer in PEERS.items()},
+    }
+    if provider in ("torch-dct", "scipy.fft"):
+        pytest.importorskip(provider.replace("-", "_"))
+    size = (bf16 if provider == "varfast bf16" else prev).element_size()
+    moved = size * batch * channels * (prev_hw[0] * prev_hw[1] + hw[0] * hw[1])
+    _harness.run(benchmark, case, provider, moved, functions[provider], functions["varfast"])

@@ -1,5 +1,6 @@
 """guide: CFG alone and with the DSE prior, on logits and on the features that enter the head."""
 
+from functools import partial
 from typing import Any
 
 import _harness
@@ -25,18 +26,23 @@ def test_guide(benchmark: Any, case: str, provider: str) -> None:
     torch.manual_seed(0)
     rows = hw[0] * hw[1]
     cells = prev_hw[0] * prev_hw[1] if prev_hw else 0
-    dtype = torch.bfloat16 if provider == "varfast bf16" else torch.float32
-    cond, uncond = (torch.randn(batch, rows, channels).to(dtype) for _ in range(2))
-    prev = torch.randn(batch, cells, channels).to(dtype) if prev_hw else None
-    moved = cond.element_size() * batch * channels * (4 * rows + cells)
+    cond, uncond = (torch.randn(batch, rows, channels) for _ in range(2))
+    prev = torch.randn(batch, cells, channels) if prev_hw else None
+    maps = (cond, uncond, prev)
 
     def eager() -> torch.Tensor:
         if prev is None or prev_hw is None:
             return (1 + T) * cond - T * uncond
         return peers.host_guide(cond, uncond, prev, prev_hw, hw, T, BETA)
 
-    def ours() -> object:
+    def ours(cond: torch.Tensor, uncond: torch.Tensor, prev: torch.Tensor | None) -> object:
         return ops.guide(cond, uncond, prev, hw=hw, prev_hw=prev_hw, t=T, beta=BETA if prev_hw else 0.0)
 
-    compiled = torch.compile(eager, fullgraph=True) if provider == "torch.compile" else None
-    _harness.run(benchmark, case, provider, moved, compiled or (eager if provider == "eager" else ours))
+    functions: dict[str, Any] = {
+        "varfast": partial(ours, *maps),
+        "varfast bf16": partial(ours, *(None if x is None else x.bfloat16() for x in maps)),
+        "eager": eager,
+        "torch.compile": torch.compile(eager, fullgraph=True),
+    }
+    moved = (2 if provider == "varfast bf16" else 4) * batch * channels * (4 * rows + cells)
+    _harness.run(benchmark, case, provider, moved, functions[provider], functions["varfast"])

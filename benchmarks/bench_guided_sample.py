@@ -1,5 +1,6 @@
 """guided_sample: the whole step after the head, CFG + DSE + extrapolation + filters + draw."""
 
+from functools import partial
 from typing import Any
 
 import _harness
@@ -25,22 +26,24 @@ def test_guided_sample(benchmark: Any, case: str, provider: str) -> None:
     batch, prev_hw, hw, channels, groups, top_k, top_p = CASES[case]
     torch.manual_seed(0)
     cells, rows = prev_hw[0] * prev_hw[1], hw[0] * hw[1]
-    dtype = torch.bfloat16 if provider == "varfast bf16" else torch.float32
-    cond, uncond = (2 * torch.randn(batch, rows, channels).to(dtype) for _ in range(2))
-    prev = 2 * torch.randn(batch, cells, channels).to(dtype)
+    cond, uncond = (2 * torch.randn(batch, rows, channels) for _ in range(2))
+    prev = 2 * torch.randn(batch, cells, channels)
     seeds = torch.arange(batch)
-    maps = 2 * rows + cells + (rows if provider == "varfast +cfg" else 0)
-    moved = cond.element_size() * batch * channels * maps + 8 * batch * rows * groups
 
     def eager() -> torch.Tensor:
         guided = peers.host_guide(cond, uncond, prev, prev_hw, hw, T, BETA)
         return peers.host_sample(guided.reshape(batch, rows * groups, channels // groups), top_k, top_p)
 
-    def ours() -> object:
-        return ops.guided_sample(
-            cond, uncond, prev, seeds=seeds, hw=hw, prev_hw=prev_hw, t=T, beta=BETA, groups=groups,
-            top_k=top_k, top_p=top_p, return_cfg=provider == "varfast +cfg",
-        )  # fmt: skip
-
-    compiled = torch.compile(eager, fullgraph=True) if provider == "torch.compile" else None
-    _harness.run(benchmark, case, provider, moved, compiled or (eager if provider == "eager" else ours))
+    ours = partial(
+        ops.guided_sample, seeds=seeds, hw=hw, prev_hw=prev_hw, t=T, beta=BETA, groups=groups, top_k=top_k, top_p=top_p
+    )
+    functions: dict[str, Any] = {
+        "varfast": partial(ours, cond, uncond, prev),
+        "varfast bf16": partial(ours, *(x.bfloat16() for x in (cond, uncond, prev))),
+        "varfast +cfg": partial(ours, cond, uncond, prev, return_cfg=True),
+        "eager": eager,
+        "torch.compile": torch.compile(eager, fullgraph=True),
+    }
+    maps = 2 * rows + cells + (rows if provider == "varfast +cfg" else 0)
+    moved = (2 if provider == "varfast bf16" else 4) * batch * channels * maps + 8 * batch * rows * groups
+    _harness.run(benchmark, case, provider, moved, functions[provider], functions["varfast"])

@@ -1,5 +1,6 @@
 """sample: top-k, top-p and the draw, against the hosts' sort and torch.multinomial."""
 
+from functools import partial
 from typing import Any
 
 import _harness
@@ -25,17 +26,19 @@ def test_sample(benchmark: Any, case: str, provider: str) -> None:
     rows, vocab, top_k, top_p = CASES[case]
     torch.manual_seed(0)
     logits = 2 * torch.randn(1, rows, vocab)
-    if provider == "varfast bf16":
-        logits = logits.bfloat16()
     seeds = torch.zeros(1, dtype=torch.int64)
-    draws = 50 if provider == "varfast 50 draws" else 1
 
     def eager() -> torch.Tensor:
         return peers.host_sample(logits, top_k, top_p)
 
-    def ours() -> object:
-        return ops.sample(logits, seeds, top_k=top_k, top_p=top_p, draws=draws)
-
-    compiled = torch.compile(eager, fullgraph=True) if provider == "torch.compile" else None
-    moved = logits.element_size() * rows * vocab + 8 * rows * draws
-    _harness.run(benchmark, case, provider, moved, compiled or (eager if provider == "eager" else ours))
+    ours = partial(ops.sample, seeds=seeds, top_k=top_k, top_p=top_p)
+    functions: dict[str, Any] = {
+        "varfast": partial(ours, logits),
+        "varfast 50 draws": partial(ours, logits, draws=50),
+        "varfast bf16": partial(ours, logits.bfloat16()),
+        "eager": eager,
+        "torch.compile": torch.compile(eager, fullgraph=True),
+    }
+    draws = 50 if provider == "varfast 50 draws" else 1
+    moved = (2 if provider == "varfast bf16" else 4) * rows * vocab + 8 * rows * draws
+    _harness.run(benchmark, case, provider, moved, functions[provider], functions["varfast"])

@@ -52,5 +52,5 @@ def test_sampler(benchmark: Any, case: str, provider: str) -> None:
         return peers.host_sample(logits, 900, 0.96)
 
     moved = 4 * (2 * batch * rows * width + batch * cells * width + width * vocab)
-    function = {"varfast": before, "varfast after the head": after, "eager without SSG": eager}[provider]
-    _harness.run(benchmark, case, provider, moved, function)
+    functions = {"varfast": before, "varfast after the head": after, "eager without SSG": eager}
+    _harness.run(benchmark, case, provider, moved, functions[provider], before)

@@ -30,4 +30,4 @@ def test_smooth_embed(benchmark: Any, case: str, provider: str) -> None:
         "eager": eager,
         "torch.compile": torch.compile(eager, fullgraph=True),
     }
-    _harness.run(benchmark, case, provider, moved, functions[provider])
+    _harness.run(benchmark, case, provider, moved, functions[provider], functions["varfast"])

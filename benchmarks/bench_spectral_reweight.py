@@ -49,4 +49,4 @@ def test_spectral_reweight(benchmark: Any, case: str, provider: str) -> None:
         "eager float64": partial(by_gram, dtype=torch.float64),
     }
     function = functions.get(provider) or torch.compile(by_gram, fullgraph=True)
-    _harness.run(benchmark, case, provider, moved, partial(function, x))
+    _harness.run(benchmark, case, provider, moved, partial(function, x), partial(functions["varfast"], x))

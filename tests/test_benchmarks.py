@@ -25,7 +25,7 @@ CASES = {
 def moved(monkeypatch: pytest.MonkeyPatch, module: str, provider: str) -> int:
     """The bytes that a benchmark states for its case."""
     found: list[int] = []
-    monkeypatch.setattr(_harness, "run", lambda benchmark, case, provider, moved, function: found.append(moved))
+    monkeypatch.setattr(_harness, "run", lambda benchmark, case, provider, moved, *functions: found.append(moved))
     bench = getattr(importlib.import_module(module), f"test_{module.removeprefix('bench_')}")
     bench(None, CASES[module], provider)
     return found[0]
@@ -44,11 +44,33 @@ def test_cases_that_move_the_same_bytes_have_one_floor(monkeypatch: pytest.Monke
     monkeypatch.setattr(_harness, "bandwidth", _harness.functools.cache(lambda: copies.append(1) or measured(2**16)))
     floors = []
     for size in (2**20, 2**25, 2**20):
-        benchmark: Any = SimpleNamespace(extra_info={}, pedantic=lambda function, **options: None)
-        _harness.run(benchmark, "case", "varfast", size, lambda: None)
+        benchmark: Any = SimpleNamespace(extra_info={}, pedantic=lambda function, **options: function())
+        _harness.run(benchmark, "case", "varfast", size, lambda: None, lambda: None)
         floors.append(benchmark.extra_info["floor"])
     assert copies == [1]
     assert floors[0] == floors[2] and floors[1] == pytest.approx(32 * floors[0])
+
+
+def test_a_peer_is_timed_in_turns_with_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_harness, "bandwidth", lambda: 1.0)
+    clock = SimpleNamespace(now=0.0, slow=1.0)
+    monkeypatch.setattr(_harness.time, "perf_counter", lambda: clock.now)
+
+    def pedantic(function: Any, setup: Any, rounds: int, **options: Any) -> None:
+        for _ in range(rounds):
+            clock.slow *= 1.5  # the machine's, not the peer's
+            if setup:
+                setup()
+            function()
+
+    def work(seconds: float) -> Any:
+        return lambda: setattr(clock, "now", clock.now + clock.slow * seconds)
+
+    for provider, ratio in {"peer": 3.0, "varfast": 1.0}.items():
+        clock.slow = 1.0
+        benchmark: Any = SimpleNamespace(extra_info={}, pedantic=pedantic)
+        _harness.run(benchmark, "case", provider, 1, work(6.0 if provider == "peer" else 2.0), work(2.0))
+        assert benchmark.extra_info["x_ours"] == pytest.approx(ratio)
 
 
 def test_a_file_of_results_is_whole_or_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
