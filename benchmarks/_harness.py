@@ -53,8 +53,9 @@ def run(
 ) -> None:
     """Times `function` as one provider of a case; `moved` is the bytes that the case must read and write once.
 
-    A round of any other provider comes right after a round of `ours`: the speed of a shared machine and of its fresh
-    memory changes from minute to minute, and the median of the rounds' ratios (`x_ours`) does not see that.
+    Rounds of any other provider take turns with rounds of `ours`: the speed of a shared machine and of its fresh memory
+    changes from minute to minute, and the median of the turns' ratios (`x_ours`) does not see that. Each timed round
+    follows an untimed one of its own, which leaves it the caches and the allocator as rounds on end would.
     """
     begin = time.perf_counter()
     function()  # compiles, fills caches
@@ -67,11 +68,16 @@ def run(
         work()
         seconds[name].append(time.perf_counter() - begin)
 
+    def turn() -> None:
+        ours()
+        timed(OURS, ours)
+        function()
+
     benchmark.group = case
     benchmark.extra_info.update(provider=provider, floor=moved / bandwidth(), moved=moved)
     benchmark.pedantic(
         lambda: timed(provider, function),
-        setup=None if provider == OURS else lambda: timed(OURS, ours),
+        setup=None if provider == OURS else turn,
         rounds=rounds,
         iterations=1,
         warmup_rounds=1,
