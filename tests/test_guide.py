@@ -6,7 +6,7 @@ import pytest
 import torch
 from cases import CHANNELS, DTYPES, GRIDS, PRIORS, TOLERANCE, error, randn, strided
 
-from varfast.ops import dse_prior, guide
+from varfast.ops import dse_prior, guide, guided_sample
 from varfast.reference.guide import combine, per_position
 from varfast.reference.guide import guide as reference
 
@@ -125,6 +125,46 @@ def test_every_channel_count_batch_and_layout_gives_the_same_bits(simd, prev_hw,
     for layout in zip(*(strided(x) for x in parts), strict=True):
         got = guide(*layout, **options)
         assert torch.equal(got[0], want[0]) and torch.equal(got[1], want[1])
+
+
+@pytest.mark.parametrize("prev_hw, hw", (((8, 8), (29, 17)), ((17, 33), (23, 45))))  # one matrix; folded
+def test_the_cut_into_shares_of_rows_does_not_show(simd, prev_hw, hw):
+    """With few channels and more threads than images a share is some rows: here 10 of 29, and 2 of 12 pairs or none."""
+    parts = inputs(prev_hw, hw, 6)
+    grids = {"prev_hw": prev_hw, "hw": hw}
+    before = torch.get_num_threads()
+    try:
+        results = []
+        for threads in (1, 4, 31):
+            torch.set_num_threads(threads)
+            maps = guide(*parts, **grids, t=1.5, beta=0.7)
+            ids = guided_sample(*parts, **grids, t=1.5, beta=0.7, seeds=torch.arange(3), groups=3)
+            results.append((*maps, dse_prior(parts[2], **grids), ids))
+    finally:
+        torch.set_num_threads(before)
+    for other in results[1:]:
+        for got, want in zip(other, results[0], strict=True):
+            assert torch.equal(got, want)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_outputs_beyond_the_caches_are_those_of_their_parts(simd, dtype):
+    """From 16 MiB on they are written past the caches."""
+    prev_hw, hw, batch = (2, 2), (32, 32), 4 * 4 // dtype.itemsize
+    parts = inputs(prev_hw, hw, 1024, dtype, batch)
+    options = {"prev_hw": prev_hw, "hw": hw, "t": 1.5, "beta": 0.7}
+    seeds = torch.arange(batch)
+
+    def outputs(images):
+        cond, uncond, prev = (x[images] for x in parts)
+        drawn = guided_sample(cond, uncond, prev, seeds=seeds[images], return_cfg=True, **options)
+        plain = guide(cond, uncond, t=1.5)
+        return *guide(cond, uncond, prev, **options), *plain, dse_prior(prev, prev_hw=prev_hw, hw=hw), drawn.cfg
+
+    halves = zip(outputs(slice(0, batch // 2)), outputs(slice(batch // 2, None)), strict=True)
+    for whole, (first, second) in zip(outputs(slice(None)), halves, strict=True):
+        assert whole.nbytes >= 2**24 > first.nbytes
+        assert torch.equal(whole, torch.cat([first, second]))
 
 
 @pytest.mark.parametrize("dtype", WIDE)

@@ -191,6 +191,7 @@ struct Words {
   __m256i even, odd;  // of the even and the odd lanes
 };
 VF_HD Words spread(U32 a) { return {a.v, _mm256_srli_epi64(a.v, 32)}; }
+VF_HD Words splat_words(uint32_t x) { return {_mm256_set1_epi64x(x), _mm256_set1_epi64x(x)}; }
 VF_HD U32 joined(Words a) { return {_mm256_blend_epi32(a.even, _mm256_slli_epi64(a.odd, 32), 0xaa)}; }
 VF_HD Words operator+(Words a, Words b) { return {_mm256_add_epi64(a.even, b.even), _mm256_add_epi64(a.odd, b.odd)}; }
 VF_HD Words xor3(Words a, Words b, Words c) {

@@ -160,6 +160,7 @@ struct Words {
   __m512i even, odd;  // of the even and the odd lanes
 };
 VF_HD Words spread(U32 a) { return {a.v, _mm512_srli_epi64(a.v, 32)}; }
+VF_HD Words splat_words(uint32_t x) { return {_mm512_set1_epi64(x), _mm512_set1_epi64(x)}; }
 VF_HD U32 joined(Words a) { return {_mm512_mask_blend_epi32(0xaaaa, a.even, _mm512_slli_epi64(a.odd, 32))}; }
 VF_HD Words operator+(Words a, Words b) { return {_mm512_add_epi64(a.even, b.even), _mm512_add_epi64(a.odd, b.odd)}; }
 VF_HD Words xor3(Words a, Words b, Words c) {

@@ -133,6 +133,7 @@ struct Words {
   uint64_t v;
 };
 VF_HD Words spread(U32 a) { return {a.v}; }
+VF_HD Words splat_words(uint32_t x) { return {x}; }
 VF_HD U32 joined(Words a) { return {static_cast<uint32_t>(a.v)}; }
 VF_HD Words operator+(Words a, Words b) { return {a.v + b.v}; }
 VF_HD Words xor3(Words a, Words b, Words c) { return {a.v ^ b.v ^ c.v}; }

@@ -14,6 +14,7 @@ struct DsePriorArgs {
   int64_t channels;
   Dtype dtype;
   bool past_caches = false;  // how out is written (stream.h); host alone
+  int shares = 1;            // parts of the target's rows; host alone
 };
 
 }  // namespace varfast

@@ -1,4 +1,4 @@
-// dse_prior on the CPU: one task per image and span of channels.
+// dse_prior on the CPU: one task per image, span of channels and share of rows.
 #include "dse_prior/dse_prior_args.h"
 
 VF_DECLARE_KERNEL(void, dse_prior_tasks, (const DsePriorArgs&, int64_t begin, int64_t end, float* scratch))
@@ -9,13 +9,13 @@ VF_BEGIN
 namespace {
 
 template <class T>
-void dse_prior_span(const DsePriorArgs& args, int64_t image, int64_t c0, float* scratch) {
+void dse_prior_span(const DsePriorArgs& args, int64_t image, int64_t c0, const Block& share, float* scratch) {
   const PriorPlan& plan = args.plan;
   const int64_t wide = span_width(plan), width = args.channels - c0 < wide ? args.channels - c0 : wide;
   const T* prev = static_cast<const T*>(args.prev) + image * args.batch_stride + c0;
   T* const out = static_cast<T*>(args.out) + image * plan.h * plan.w * args.channels + c0;
   span_prior(
-      plan, prev, args.row_stride, width, whole_target(plan), scratch, [](const Block&) {},
+      plan, prev, args.row_stride, width, share, scratch, [](const Block&) {},
       [&](const Block& block, int at, const float* prior, const TileFlags* flags) {
         T* const to = out + block.position(plan, at) * args.channels;
         for (int i = 0; i < width; i += kLanes) {
@@ -28,9 +28,13 @@ void dse_prior_span(const DsePriorArgs& args, int64_t image, int64_t c0, float* 
 }  // namespace
 
 void dse_prior_tasks(const DsePriorArgs& args, int64_t begin, int64_t end, float* scratch) {
-  const int64_t wide = span_width(args.plan), spans = (args.channels + wide - 1) / wide;
+  const PriorPlan& plan = args.plan;
+  const int64_t wide = span_width(plan), spans = (args.channels + wide - 1) / wide;
   for (int64_t task = begin; task < end; ++task) {
-    VF_FOR_DTYPE(args.dtype, T, dse_prior_span<T>(args, task / spans, task % spans * wide, scratch));
+    const Block share = row_share(plan, whole_target(plan), args.shares, static_cast<int>(task % args.shares));
+    const int64_t span = task / args.shares;
+    if (share.rows.count == 0) continue;
+    VF_FOR_DTYPE(args.dtype, T, dse_prior_span<T>(args, span / spans, span % spans * wide, share, scratch));
   }
   drain();
 }
@@ -56,9 +60,10 @@ Tensor dse_prior(const Tensor& prev, std::vector<int64_t> prev_hw, std::vector<i
                   plan.m_h * plan.m_w);
   Tensor out = empty_like_shape(prev, {rows.batch, plan.h * plan.w, rows.channels}, prev.scalar_type());
   const int64_t wide = portable::span_width(plan), spans = (rows.channels + wide - 1) / wide;
+  const int shares = portable::row_shares(plan, rows.batch * spans, torch::stable::get_num_threads());
   const DsePriorArgs args{plan,          rows.data,  rows.batch_stride, rows.row_stride, out.mutable_data_ptr(),
-                          rows.channels, rows.dtype, past_caches(out)};
-  torch::stable::parallel_for(0, rows.batch * spans, 1, [&](int64_t begin, int64_t end) {
+                          rows.channels, rows.dtype, past_caches(out),  shares};
+  torch::stable::parallel_for(0, rows.batch * spans * shares, 1, [&](int64_t begin, int64_t end) {
     VF_DISPATCH(dse_prior_tasks, args, begin, end, thread_scratch<float>(portable::span_scratch(plan)));
   });
   return out;

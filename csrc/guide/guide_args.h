@@ -26,6 +26,7 @@ struct GuideTask {
   void* cfg;                 // likewise
   int64_t spans;             // parts into which the channels are cut
   bool past_caches = false;  // how both are written (stream.h); host alone
+  int shares = 1;            // parts of the target's rows; host alone
 };
 
 }  // namespace varfast

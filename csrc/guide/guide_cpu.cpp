@@ -1,4 +1,4 @@
-// guide on the CPU: with a prior, one task per image and span of channels; without, one per position.
+// guide on the CPU: with a prior, one task per image, span of channels and share of rows; without, one per position.
 // Float64: one per image and 64 channels.
 #include "guide/guide_args.h"
 
@@ -38,17 +38,23 @@ void guide_position(const GuideTask& task, int64_t image, int64_t position) {
 }  // namespace
 
 void guide_tasks(const GuideTask& task, int64_t begin, int64_t end, float* scratch) {
-  const int64_t each = task.guide.prev.data != nullptr ? task.spans : task.guide.length;
-  for (int64_t at = begin; at < end; ++at) {
-    if (task.guide.prev.data != nullptr) {
-      VF_FOR_DTYPE(task.guide.dtype, T, {
-        StoreBoth<T> sink = outputs<T>(task, at / each);
-        guide_span<T>(task.guide, at / each, at % each * span_width(task.guide.plan), whole_target(task.guide.plan),
-                      scratch, sink);
-      });
-    } else {
-      VF_FOR_DTYPE(task.guide.dtype, T, guide_position<T>(task, at / each, at % each));
+  const GuideArgs& args = task.guide;
+  if (args.prev.data == nullptr) {
+    for (int64_t at = begin; at < end; ++at) {
+      VF_FOR_DTYPE(args.dtype, T, guide_position<T>(task, at / args.length, at % args.length));
     }
+    drain();
+    return;
+  }
+  const PriorPlan& plan = args.plan;
+  for (int64_t at = begin; at < end; ++at) {
+    const Block share = row_share(plan, whole_target(plan), task.shares, static_cast<int>(at % task.shares));
+    const int64_t span = at / task.shares, image = span / task.spans;
+    if (share.rows.count == 0) continue;
+    VF_FOR_DTYPE(args.dtype, T, {
+      StoreBoth<T> sink = outputs<T>(task, image);
+      guide_span<T>(args, image, span % task.spans * span_width(plan), share, scratch, sink);
+    });
   }
   drain();
 }
@@ -87,14 +93,16 @@ std::tuple<Tensor, Tensor> guide(const Tensor& cond, OptTensor uncond, OptTensor
     return {guided, cfg};
   }
   const int64_t wide = portable::span_width(args.plan), spans = (args.channels + wide - 1) / wide;
-  const GuideTask task{args, guided.mutable_data_ptr(), cfg.mutable_data_ptr(), spans,
-                       past_caches(guided) && past_caches(cfg)};
   const bool with_prior = prev.has_value();
+  const int shares =
+      with_prior ? portable::row_shares(args.plan, args.batch * spans, torch::stable::get_num_threads()) : 1;
+  const GuideTask task{
+      args, guided.mutable_data_ptr(), cfg.mutable_data_ptr(), spans, past_caches(guided) && past_caches(cfg), shares};
   const int64_t floats = with_prior ? portable::span_scratch(args.plan) : 0;
   // Without a prior a position of 4096 channels takes about 1 us: several go together.
   const int64_t grain = with_prior ? 1 : 1 + 16384 / (args.channels + 1);
   torch::stable::parallel_for(
-      0, args.batch * (with_prior ? spans : args.length), grain,
+      0, args.batch * (with_prior ? spans * shares : args.length), grain,
       [&](int64_t begin, int64_t end) { VF_DISPATCH(guide_tasks, task, begin, end, thread_scratch<float>(floats)); });
   return {guided, cfg};
 }

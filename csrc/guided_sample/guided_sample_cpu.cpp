@@ -10,7 +10,7 @@ struct GuidedBand {
   int64_t image, images;       // the first one, and how many
   int row0, rows, col0, cols;  // the part of each, in targets that parts are cut from
   int64_t spans;               // of channels
-  int shares;                  // of rows, where there are fewer images and spans than threads
+  int shares;                  // of rows
   float* guided;               // a row for each position
 };
 
@@ -75,13 +75,10 @@ void guide_band(const GuidedSampleTask& task, const GuidedBand& band, int64_t be
   const PriorPlan& plan = task.guide.plan;
   const Block block = band_block(plan, band);
   const int64_t stride = guided_stride(task.guide.channels);
-  const int each = (block.rows.count + band.shares - 1) / band.shares;
   for (int64_t at = begin; at < end; ++at) {
     const int64_t index = at / (band.spans * band.shares), span = at / band.shares % band.spans;
-    const int first = static_cast<int>(at % band.shares) * each;
-    if (first >= block.rows.count) continue;
-    const int rows = block.rows.count - first < each ? block.rows.count - first : each;
-    const Block share{make_part(plan.folded, plan.h, block.rows.first + first, rows), block.cols};
+    const Block share = row_share(plan, block, band.shares, static_cast<int>(at % band.shares));
+    if (share.rows.count == 0) continue;
     float* guided = band.guided + index * block.positions() * stride;
     VF_FOR_DTYPE(task.guide.dtype, T, {
       auto sink = keep_guided<T>(task, band.image + index,
@@ -160,8 +157,7 @@ void each_band(const GuidedSampleTask& task, int64_t fit, int64_t threads, Work 
   band.spans = (task.guide.channels + wide - 1) / wide;
   for (band.image = 0; band.image < task.guide.batch; band.image += images) {
     band.images = std::min(images, task.guide.batch - band.image);
-    const int64_t tasks = band.images * band.spans;
-    band.shares = static_cast<int>((threads + tasks - 1) / tasks);
+    band.shares = portable::row_shares(plan, band.images * band.spans, threads);
     for (int64_t row = 0; row < height; row += rows) {
       for (int64_t col = 0; col < width; col += cols) {
         band.row0 = static_cast<int>(row);
@@ -198,7 +194,6 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> guided_sample(
         });
   } else {
     const int64_t threads = torch::stable::get_num_threads(),
-
                   fit = std::max<int64_t>(1, std::min(threads * kGuidedFloats, kBandFloats) / stride);
     const int64_t guide_floats = portable::span_scratch(args.plan);
     each_band(task, fit, threads, [&](GuidedBand band) {

@@ -58,17 +58,16 @@ VF_HD U32 pair_positions(const SampleArgs& args, int64_t image, int64_t row, int
 // Draws rows [row, row + n) of an image from n pairs side by side; 2 * kLanes values past the last may be read.
 VF_HD void sample_pairs(const float* pairs, int64_t n, const RowRule& rule, const SampleArgs& args, int64_t image,
                         int64_t row) {
-  const uint64_t seed = static_cast<uint64_t>(args.seeds[image * args.seed_stride]);
-  const U32 key0 = splat_u32(static_cast<uint32_t>(seed)), key1 = splat_u32(static_cast<uint32_t>(seed >> 32));
-  const Words stream = spread(splat_u32(args.stream)), purpose = spread(splat_u32(args.purpose));
+  const int64_t seed = args.seeds[image * args.seed_stride];
+  const Words stream = splat_words(args.stream), purpose = splat_words(args.purpose);
   for (int64_t i = 0; i < n; i += kLanes) {
     F32 a, b;
     deinterleave(pairs + 2 * i, &a, &b);
     const PairWeights weights = pair_weights(a, b, rule);
     const Words position = spread(pair_positions(args, image, row + i, row + n));
     for (int64_t s = 0; s < args.draws; ++s) {
-      const Words draw = spread(splat_u32(static_cast<uint32_t>(s)));
-      const I32 drawn = draw_pair(weights, philox4x32_lanes({position, draw, stream, purpose}, key0, key1));
+      const Words draw = splat_words(static_cast<uint32_t>(s));
+      const I32 drawn = draw_pair(weights, philox4x32_lanes({position, draw, stream, purpose}, seed));
       int64_t* ids = args.ids + (image * args.rows + row + i) * args.draws + s;
       if (args.draws == 1 && n - i >= kLanes) {
         store_wide(ids, drawn);

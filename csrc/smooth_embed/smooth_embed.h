@@ -11,10 +11,8 @@ VF_BEGIN
 // E of a vector of tokens (purpose 1, draw = token). u = (x0 + 1/2) / 2^32 keeps all 32 bits near 0, where E is small
 // and the Gumbel noise large (up to 22.9), and is held below 1.
 VF_HD F32 exponential_noise(const RowDraw& key, U32 token) {
-  const uint64_t seed = static_cast<uint64_t>(key.seed);
   const PhiloxLanes x = philox4x32_lanes(
-      {spread(splat_u32(key.position)), spread(token), spread(splat_u32(key.stream)), spread(splat_u32(key.purpose))},
-      splat_u32(static_cast<uint32_t>(seed)), splat_u32(static_cast<uint32_t>(seed >> 32)));
+      {splat_words(key.position), spread(token), splat_words(key.stream), splat_words(key.purpose)}, key.seed);
   return exponential_of(min((to_f32(joined(x.x0)) + splat(0.5f)) * splat(0x1p-32f), splat(0x1.fffffep-1f)));
 }
 
