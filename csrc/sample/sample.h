@@ -3,7 +3,7 @@
 
 #include <cmath>
 
-#include "common/philox.h"
+#include "common/philox_lanes.h"
 #include "common/weights.h"
 #include "sample/row_rule.h"
 #include "sample/threshold.h"
@@ -156,15 +156,39 @@ VF_HD uint64_t mul_high64(uint64_t a, uint64_t b) {
 #endif
 }
 
-// The first chunk whose running sum exceeds u, for u < running[chunks - 1].
-VF_HD int64_t find_chunk(const RowScratch& scratch, int64_t chunks, uint64_t u) {
+// The random numbers of draws [first, first + kLanes): random64 of each. A single one would take 15 ns
+// longer by vectors.
+VF_HD void random_lanes(const RowDraw& key, int64_t first, uint64_t* out) {
+  if (key.draws - first == 1) {
+    out[0] = random64(key.seed, key.position, static_cast<uint32_t>(first), key.stream, key.purpose);
+    return;
+  }
+  const U32 draw = splat_u32(static_cast<uint32_t>(first)) + as_u32(iota());
+  const PhiloxLanes x = philox4x32_lanes(
+      {splat_words(key.position), spread(draw), splat_words(key.stream), splat_words(key.purpose)}, key.seed);
+  alignas(64) uint32_t low[kLanes], high[kLanes];
+  store_u32(low, joined(x.x0));
+  store_u32(high, joined(x.x1));
+  for (int lane = 0; lane < kLanes; ++lane) out[lane] = static_cast<uint64_t>(high[lane]) << 32 | low[lane];
+}
+
+// The first token whose running sum exceeds u, for u < running[chunks - 1]: its chunk by bisection, then the number of
+// the chunk's sums up to u. Neither branches on what was drawn.
+VF_HD int64_t find_token(const RowScratch& scratch, int64_t chunks, uint64_t u) {
   int64_t chunk = 0, size = chunks;  // the answer lies in [chunk, chunk + size)
   while (size > 1) {
     const int64_t half = size / 2;
     if (scratch.running[chunk + half - 1] <= u) chunk += half;
     size -= half;
   }
-  return chunk;
+  const uint32_t* weights = scratch.weights + chunk * kChunk;
+  uint64_t sum = chunk > 0 ? scratch.running[chunk - 1] : 0;
+  int64_t token = chunk * kChunk;
+  for (int i = 0; i < kChunk; ++i) {
+    sum += weights[i];
+    token += sum <= u ? 1 : 0;
+  }
+  return token;
 }
 
 VF_HD void invalid_row(const RowDraw& out) {
@@ -206,13 +230,10 @@ VF_HD void sample_row(const float* row, int64_t vocab, const RowRule& rule, cons
 
   const int64_t chunks = (tokens.size + kChunk - 1) / kChunk;
   const uint64_t all = scratch.running[chunks - 1];
+  uint64_t random[kLanes];
   for (int64_t s = 0; s < out.draws; ++s) {
-    const uint64_t r = random64(out.seed, out.position, static_cast<uint32_t>(s), out.stream, out.purpose);
-    const uint64_t u = mul_high64(r, all);
-    const int64_t chunk = find_chunk(scratch, chunks, u);
-    int64_t token = chunk * kChunk;
-    uint64_t running = (chunk > 0 ? scratch.running[chunk - 1] : 0) + scratch.weights[token];
-    while (running <= u) running += scratch.weights[++token];
+    if (s % kLanes == 0) random_lanes(out, s, random);
+    const int64_t token = find_token(scratch, chunks, mul_high64(random[s % kLanes], all));
     out.ids[s] = tokens.index == nullptr ? token : tokens.index[token];
     if (out.logprobs != nullptr) {
       const double p = static_cast<double>(scratch.weights[token]) / static_cast<double>(all);
