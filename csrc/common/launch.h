@@ -14,6 +14,7 @@
 //                                               of them, from the start of an array; one block each before sm_90
 //   shuffle_xor(v, mask) shuffle_up(v, by) shuffle(v, lane) ballot(p)   v: any plain struct of whole 4-byte words
 //   VF_UNROLL(8) for (...)                      unrolled, so that what the loop indexes stays in registers
+//   rough_rsqrt(x)                              1 / sqrt(x) of a normal double to about 20 bits, in one instruction
 //   forget(x)                                   what depends on the int x is computed again, not kept in registers
 //   atomic_add(view, i, v) atomic_max(view, i, v) atomic_min(view, i, v)   return what was there; add also of floats
 //   load_pack<N>(view, i) store_pack(view, i, pack)   N neighbours in one access of 2, 4, 8 or 16 aligned bytes
@@ -82,6 +83,11 @@ VF_DEVICE int warps() { return threads() >> 5; }
 VF_DEVICE void barrier() { __syncthreads(); }
 VF_DEVICE void warp_barrier() { __syncwarp(); }
 VF_DEVICE void forget(int& x) { asm volatile("" : "+r"(x)); }
+VF_DEVICE double rough_rsqrt(double x) {
+  double y;
+  asm("rsqrt.approx.ftz.f64 %0, %1;" : "=d"(y) : "d"(x));
+  return y;
+}
 VF_DEVICE uint32_t ballot(bool p) { return __ballot_sync(0xffffffffu, p); }
 
 #  if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900

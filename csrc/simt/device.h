@@ -12,6 +12,16 @@ inline int lane() { return thread_x() % simt::kWarp; }
 inline int warp() { return thread_x() / simt::kWarp; }
 inline int warps() { return threads() / simt::kWarp; }
 inline void forget(int&) {}
+// As the machine's: nothing below the upper 32 bits.
+inline double rough_rsqrt(double x) {
+  const double y = 1.0 / std::sqrt(x);
+  uint64_t bits;
+  memcpy(&bits, &y, sizeof(bits));
+  bits &= ~uint64_t{0xffffffff};
+  double out;
+  memcpy(&out, &bits, sizeof(out));
+  return out;
+}
 inline void barrier(simt::Site site = simt::Site::current()) { simt::wait(simt::State::at_block_barrier, site); }
 inline void cluster_barrier(simt::Site site = simt::Site::current()) {
   simt::wait(simt::State::at_cluster_barrier, site);

@@ -1,9 +1,10 @@
 // The eigenproblem of one Gram matrix in one block's shared memory: two-sided Jacobi rotations in float64, n / 2 of
 // them at once, for n up to 64.
 //
-// A round pairs the rows as in a round-robin tournament: row 0 stays, the others move on by one place. Every warp
-// works out all rotations of the round by itself, a lane a pair, so a round has two barriers and no thread waits for
-// another's square roots.
+// A round turns the pairs of neighbours, exchanges them, and moves all on by one place in a ring, so that in `even`
+// rounds every two of them have met. Each round therefore reads and writes the same places: reads one copy of the
+// matrix, writes the other, and needs one barrier. Every warp works out all rotations of the round by itself, a lane a
+// pair; then some turn the matrix, a thread four entries, and the others the vectors, which stay in registers.
 #pragma once
 
 #include <limits>
@@ -15,38 +16,29 @@
 VF_BEGIN
 
 constexpr int kOnChip = 64;
-constexpr int kSweeps = 30;  // at most; six to eight are usual
+constexpr int kSweeps = 30;  // at most; seven to nine are usual
 // Beside a trace of 1 less is rounding: rows that are zero but for it would turn for ever.
 constexpr double kNothing = 0x1p-57;
 
-// Rows of a round's pair among `even` players.
-VF_DEVICE int first_of(int pair, int turn, int even) {
-  if (pair == 0) return 0;
-  const int at = pair - 1 + turn;
-  return 1 + (at < even - 1 ? at : at - (even - 1));
-}
-VF_DEVICE int second_of(int pair, int turn, int even) {
-  const int at = even - 2 - pair + turn;
-  return 1 + (at < even - 1 ? at : at - (even - 1));
-}
+constexpr int kVectorWarps = 7;                            // ten of 64 components each: eleven spill registers
+constexpr int kMostThreads = 32 * kVectorWarps + 17 * 32;  // of n = 64
 
 struct Rotation {
   double c, s;
 };
 
-// Makes the entry pq of [[pp, pq], [pq, qq]] zero by p' = c p - s q, q' = s p + c q, with |angle| at most 45 degrees.
-// From the half angle: cos 2a = |d| / r and sin 2a = h / r with d = qq - pp, h = 2 pq, r^2 = d^2 + h^2.
-VF_HD Rotation rotation_of(double pp, double pq, double qq) {
-  const double d = qq - pp, h = 2.0 * pq;
-#ifdef __CUDA_ARCH__
-  const double inverse = ::rsqrt(::fma(d, d, h * h));
-  const double square = ::fma(0.5 * fabs(d), inverse, 0.5), secant = ::rsqrt(square);
-#else
-  const double inverse = 1.0 / ::sqrt(::fma(d, d, h * h));
-  const double square = ::fma(0.5 * fabs(d), inverse, 0.5), secant = 1.0 / ::sqrt(square);
-#endif
-  const double s = 0.5 * h * inverse * secant;
-  return {square * secant, d < 0.0 ? -s : s};
+// Makes the entry pq of [[pp, pq], [pq, qq]] small, and exchanges p and q, by p' = c p - s q, q' = s p + c q: turns by
+// an angle a of at most 45 degrees, and by 90 back. From the half angle: cos 2a = |d| / r and sin 2a = h / r with
+// d = qq - pp, h = 2 pq, r^2 = d^2 + h^2.
+//
+// 20 bits of the angle will do: what is left of pq is a millionth of it, and convergence is quadratic. It is the length
+// of (c, s) that must be 1, and the series of 1 / sqrt(1 + excess) makes it so in half the time of two exact roots.
+VF_DEVICE Rotation rotation_of(double pp, double pq, double qq) {
+  const double d = qq - pp, inverse = rough_rsqrt(::fma(d, d, 4.0 * (pq * pq)));
+  const double square = ::fma(0.5 * fabs(d), inverse, 0.5), secant = rough_rsqrt(square);
+  const double c = square * secant, s = pq * ::copysign(inverse, d) * secant;
+  const double excess = ::fma(c, c, ::fma(s, s, -1.0)), series = ::fma(0.375, excess, -0.5);
+  return {::fma(s * excess, series, s), ::fma(-c * excess, series, -c)};
 }
 
 // (p, q) turned.
@@ -143,84 +135,147 @@ VF_DEVICE double gram_scale(const SpectralTask& task, int64_t image) {
   return ::ldexp(1.0, exponent < -1000 ? 1000 : -exponent);
 }
 
-// Shared numbers of a block: the upper half of the matrix in full rows, then the vectors, one after the other.
-VF_HD int64_t jacobi_numbers(int64_t n) { return (n + n % 2) * (n + n % 2 + n); }
+// A symmetric matrix of `even` rows as 2 x 2 blocks of its upper half: the same entry of all blocks side by side, so
+// that neighbouring threads touch neighbouring numbers.
+struct Blocks {
+  int count;
 
-VF_KERNEL jacobi_kernel(SpectralTask task) {
-  constexpr int kTurns = 4;  // of vectors, for a thread in a round: n even / 2 of n numbers over its pairs of pairs
+  VF_DEVICE static int at(int row, int column) { return column * (column + 1) / 2 + row; }  // as pair_of counts them
+  VF_DEVICE int entry(int i, int j) const {
+    const int low = i < j ? i : j, high = i < j ? j : i;
+    return (low % 2 * 2 + high % 2) * count + at(low / 2, high / 2);
+  }
+};
+
+// A warp's share of the vectors' components, a lane a pair of vectors.
+struct Components {
+  static constexpr int kMost = 10, kAtOnce = 3;  // independent chains fill the latency
+  int warp;
+  double x[kMost], y[kMost];
+
+  VF_DEVICE int component(int k) const { return k * kVectorWarps + warp; }
+
+  // Of the unit matrix.
+  VF_DEVICE void begin() {
+    VF_UNROLL(10)
+    for (int k = 0; k < kMost; ++k) {
+      x[k] = component(k) == 2 * lane() ? 1.0 : 0.0;
+      y[k] = component(k) == 2 * lane() + 1 ? 1.0 : 0.0;
+    }
+  }
+
+  // Turned, and moved on in the ring.
+  VF_DEVICE void round(const Rotation& by, int n, int pairs) {
+    const int next = lane() + 1 < pairs ? lane() + 1 : 0;
+    VF_UNROLL(4)
+    for (int k = 0; k < kMost; k += kAtOnce) {
+      if (component(k) >= n) break;
+      VF_UNROLL(3)
+      for (int i = k; i < k + kAtOnce && i < kMost; ++i) {
+        turn(by, x[i], y[i]);
+        const double first = shuffle(x[i], next);
+        x[i] = y[i];
+        y[i] = first;
+      }
+    }
+  }
+};
+
+// Shared numbers of a block: the matrix twice, then the vectors, one after the other.
+VF_HD int64_t jacobi_numbers(int64_t n) { return 8 * pairs_of((n + 1) / 2) + (n + n % 2) * n; }
+
+VF_KERNEL_OF(kMostThreads, 1) jacobi_kernel(SpectralTask task) {
   const int n = static_cast<int>(task.n), even = n + n % 2, pairs = even / 2;
+  const Blocks blocks{static_cast<int>(pairs_of(pairs))};
   const int64_t image = block_x();
   VF_SHARED_DYNAMIC(double, memory, jacobi_numbers(n));
   VF_SHARED(double, numbers, 2 * kOnChip);
-  const auto entry = [&](int i, int j) -> int { return i < j ? i * even + j : j * even + i; };
   const auto vector = [&](int64_t k, int64_t i) -> int {
-    return even * even + static_cast<int>(k) * n + static_cast<int>(i);
+    return 8 * blocks.count + static_cast<int>(k) * n + static_cast<int>(i);
   };
   const double scale = gram_scale(task, image);
   for (int at = thread_x(); at < even * even; at += threads()) {
     const int i = at / even, j = at % even;
-    if (i <= j) memory[at] = j < n && scale == scale ? gram_entry(task, image, i, j) * scale : 0.0;
+    if (i <= j) memory[blocks.entry(i, j)] = j < n && scale == scale ? gram_entry(task, image, i, j) * scale : 0.0;
   }
-  for (int at = thread_x(); at < even * n; at += threads())
-    memory[vector(at / n, at % n)] = at / n == at % n ? 1.0 : 0.0;
   barrier();
 
-  const PairOf mine = pair_of(thread_x());
-  const bool works = mine.column < pairs;
-  bool turning = even > 1;
-  for (int sweep = 0; sweep < kSweeps && turning; ++sweep) {
-    turning = false;
-    for (int round = 0; round < even - 1; ++round) {
-      Rotation by{1.0, 0.0};
-      if (lane() < pairs) {
-        const int p = first_of(lane(), round, even), q = second_of(lane(), round, even);
-        const double pp = memory[entry(p, p)], pq = memory[entry(p, q)], qq = memory[entry(q, q)];
-        const double square = pq * pq, product = fabs(pp * qq);
-        if (fabs(pq) > kNothing && square > 1e-32 * product) {
-          by = rotation_of(pp, pq, qq);
-          // Convergence is quadratic: cosines of at most 1e-9 before a sweep are rounding after it.
-          turning = turning || square > 1e-18 * product;
-        }
-      }
-      barrier();  // the entries that the rotations came from are about to change
+  // A thread of the matrix turns one block of two pairs of rows.
+  const int role = shuffle(warp(), 0);  // the same in the whole warp, and the compiler sees it
+  const int worker = thread_x() - 32 * kVectorWarps;
+  const bool works = worker >= 0 && worker < blocks.count;
+  const PairOf mine = pair_of(works ? worker : 0);
+  int first = works ? worker : 0;
+  const int third = first + (mine.row == mine.column ? 1 : 2) * blocks.count;
+  int to[3];  // of its entries, a row after the other; the last comes to be the first
+  VF_UNROLL(3)
+  for (int k = 0; k < 3; ++k) {
+    const int i = 2 * mine.row + k / 2 + even - 1, j = 2 * mine.column + k % 2 + even - 1;
+    to[k] = blocks.entry(i % even, j % even);
+  }
+  // In every other round two ends of the ring are neighbours that have met already: they stay.
+  const int pair = lane() < pairs ? lane() : 0, rest = even - 1 - 2 * pair;
+  int diagonal = Blocks::at(pair, pair);
+  forget(first);  // how they came about: kept, not worked out in every round
+  forget(diagonal);
+  Components components{role, {}, {}};
+  components.begin();
 
-      const Rotation rows = shuffle(by, works ? mine.row : 0), columns = shuffle(by, works ? mine.column : 0);
-      if (works) {
-        const int p = first_of(mine.row, round, even), q = second_of(mine.row, round, even);
-        const int u = first_of(mine.column, round, even), v = second_of(mine.column, round, even);
-        double pu = memory[entry(p, u)], pv = memory[entry(p, v)], qu = memory[entry(q, u)], qv = memory[entry(q, v)];
+  int sweep = 0, here = 0, there = 4 * blocks.count;
+  for (bool turning = true; turning && sweep < kSweeps; ++sweep) {
+    turning = false;
+    for (int round = 0; round < even; ++round) {
+      const double pp = memory[here + diagonal], pq = memory[here + diagonal + blocks.count];
+      const double qq = memory[here + diagonal + 3 * blocks.count];
+      const bool stays = round == rest, turns = (fabs(pq) > kNothing) & !stays;
+      // Convergence is quadratic: cosines of at most 1e-9 before a sweep are rounding after it.
+      turning |= turns & (pq * pq > 1e-18 * fabs(pp * qq));
+      Rotation by = rotation_of(pp, pq, qq);
+      by.c = turns ? by.c : stays ? 1.0 : 0.0;
+      by.s = turns ? by.s : stays ? 0.0 : -1.0;
+      if (role < kVectorWarps) {
+        components.round(by, n, pairs);
+      } else {
+        double pu = memory[here + first], pv = memory[here + first + blocks.count];
+        double qu = memory[here + third], qv = memory[here + first + 3 * blocks.count];
+        const Rotation rows = shuffle(by, mine.row), columns = shuffle(by, mine.column);
         turn(rows, pu, qu);
         turn(rows, pv, qv);
         turn(columns, pu, pv);
         turn(columns, qu, qv);
-        memory[entry(p, u)] = pu;
-        memory[entry(q, v)] = qv;
-        if (mine.row != mine.column) {
-          memory[entry(p, v)] = pv;
-          memory[entry(q, u)] = qu;
-        } else {
-          memory[entry(p, v)] = rows.s == 0.0 ? pv : 0.0;
+        if (works) {
+          memory[there + to[0]] = pu;
+          memory[there + to[1]] = pv;
+          memory[there + to[2]] = qu;
+          memory[there + first] = qv;
         }
       }
-      for (int i = 0; i < kTurns; ++i) {
-        const int at = i * threads() + thread_x(), pair = at < n * pairs ? at / n : 0;
-        const Rotation here = shuffle(by, pair);
-        if (at >= n * pairs) continue;
-        const int p = vector(first_of(pair, round, even), at % n), q = vector(second_of(pair, round, even), at % n);
-        double x = memory[p], y = memory[q];
-        turn(here, x, y);
-        memory[p] = x;
-        memory[q] = y;
-      }
+      const int done = here;
+      here = there;
+      there = done;
       barrier();
     }
     turning = ballot(turning) != 0;  // the same in every warp: each has seen all pairs
   }
+  // A sweep leaves the ring reversed, and with it the row of zeros that makes n even.
+  const int skipped = n % 2 * (sweep % 2);
+  if (role < kVectorWarps) {
+    for (int k = 0; k < Components::kMost; ++k) {
+      const int i = components.component(k);
+      if (i >= n || lane() >= pairs) break;
+      memory[vector(2 * lane(), i)] = components.x[k];
+      memory[vector(2 * lane() + 1, i)] = components.y[k];
+    }
+  }
   block_weights(
-      task, image, [&](int64_t k) -> double { return memory[entry(static_cast<int>(k), static_cast<int>(k))]; }, scale,
-      numbers, true);
+      task, image,
+      [&](int64_t k) -> double {
+        const int at = skipped + static_cast<int>(k);
+        return memory[here + blocks.entry(at, at)];
+      },
+      scale, numbers, true);
   block_operator(
-      task, image, numbers, [&](int64_t k, int64_t i) -> double { return memory[vector(k, i)]; }, thread_x(),
+      task, image, numbers, [&](int64_t k, int64_t i) -> double { return memory[vector(skipped + k, i)]; }, thread_x(),
       threads());
 }
 

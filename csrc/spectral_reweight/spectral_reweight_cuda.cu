@@ -70,7 +70,8 @@ const char* launch_gram(const SpectralTask& task, void* stream) {
 
 inline const char* launch_jacobi(const SpectralTask& task, void* stream) {
   const int64_t bytes = jacobi_numbers(task.n) * static_cast<int64_t>(sizeof(double));
-  return VF_LAUNCH(jacobi_kernel, (Launch{task.batch, threads_for(pairs_of((task.n + 1) / 2)), bytes, stream}), task);
+  const int64_t workers = pairs_of((task.n + 1) / 2);
+  return VF_LAUNCH(jacobi_kernel, (Launch{task.batch, 32 * kVectorWarps + threads_for(workers), bytes, stream}), task);
 }
 
 template <class T>
