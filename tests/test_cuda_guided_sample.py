@@ -176,6 +176,7 @@ def test_address_sanitizer_finds_nothing(tmp_path: Path) -> None:
 
 BARRIERS = [("guided_sample/guided_sample_cuda.cu", i)
             for i in range(emulation.barriers("guided_sample/guided_sample_cuda.cu"))]  # fmt: skip
+BARRIERS += [("sample/pack_cuda.h", i) for i in range(emulation.barriers("sample/pack_cuda.h"))]
 BARRIERS.append(("sample/row_cuda.h", emulation.barriers("sample/row_cuda.h") - 1))
 
 
@@ -187,6 +188,7 @@ def test_every_barrier_is_missed(tmp_path: Path, file: str, which: int) -> None:
     for chip, branches, channels, top_k, top_p in (
         (A100, "up", 260, 100, 0.9),
         (A100, "up", 260, 0, 0.0),  # nothing but the draw between two rows
+        (A100, "up", 260, 100, 0.0),  # nothing but the draw after the packing
         (A100, "u", 520, 100, 0.9),
         ((110 * 1024, 4), "up", 1100, 0, 0.0),
     ):

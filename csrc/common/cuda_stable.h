@@ -4,6 +4,8 @@
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/accelerator.h>
 
+#include <algorithm>
+
 #include "common/launch.h"
 #include "common/stable.h"
 
@@ -23,6 +25,13 @@ class OnDeviceOf {
   torch::stable::accelerator::DeviceGuard guard_;
   void* stream_ = nullptr;
 };
+
+// Inside an image kernels count in 32 bits: 64 would take them a third more instructions.
+inline void check_reach(const Rows& x, const char* name) {
+  const int64_t reach = std::max<int64_t>((x.length - 1) * x.row_stride, (x.length - 1) * x.channels) + x.channels;
+  STD_TORCH_CHECK(reach <= INT32_MAX, name, " must have the positions of an image within 2^31 numbers, they take ",
+                  reach);
+}
 
 inline void check_launch(const char* error, const char* op) {
   STD_TORCH_CHECK(error == nullptr, op, " could not be launched: ", error);

@@ -16,6 +16,8 @@
 //   VF_UNROLL(8) for (...)                      unrolled, so that what the loop indexes stays in registers
 //   rough_rsqrt(x)                              1 / sqrt(x) of a normal double to about 20 bits, in one instruction
 //   forget(x)                                   what depends on the int x is computed again, not kept in registers
+//   pinned(view, i)                             global memory from element i on, its address kept, not made anew from
+//                                               what it is the sum of (4 instructions an access, where one will do)
 //   atomic_add(view, i, v) atomic_max(view, i, v) atomic_min(view, i, v)   return what was there; add also of floats
 //   load_pack<N>(view, i) store_pack(view, i, pack)   N neighbours in one access of 2, 4, 8 or 16 aligned bytes
 #pragma once
@@ -87,6 +89,13 @@ VF_DEVICE double rough_rsqrt(double x) {
   double y;
   asm("rsqrt.approx.ftz.f64 %0, %1;" : "=d"(y) : "d"(x));
   return y;
+}
+template <class T>
+VF_DEVICE view<T> pinned(const view<T>& x, int64_t i) {
+  T* start = x.data + i;
+  asm("" : "+l"(start));
+  __builtin_assume(__isGlobal(start));
+  return {start, 0};
 }
 VF_DEVICE uint32_t ballot(bool p) { return __ballot_sync(0xffffffffu, p); }
 
@@ -169,9 +178,15 @@ VF_DEVICE Pack<std::remove_const_t<T>, N> load_pack(const view<T>& from, int64_t
 }
 template <int N, class T>
 VF_DEVICE void store_pack(const view<T>& to, int64_t i, const Pack<T, N>& pack) {
-  PackWord<sizeof(pack)> word;
-  memcpy(&word, &pack, sizeof(pack));
-  *reinterpret_cast<PackWord<sizeof(pack)>*>(to.data + i) = word;
+  if constexpr (sizeof(pack) == 8) {  // as one number: nvcc stores the words of a uint2 one by one
+    int words[2];
+    memcpy(words, &pack, sizeof(pack));
+    *reinterpret_cast<double*>(to.data + i) = __hiloint2double(words[1], words[0]);
+  } else {
+    PackWord<sizeof(pack)> word;
+    memcpy(&word, &pack, sizeof(pack));
+    *reinterpret_cast<PackWord<sizeof(pack)>*>(to.data + i) = word;
+  }
 }
 
 // More than 48 KiB of dynamic shared memory must be asked for, once per kernel and device; asking again costs 100 ns.

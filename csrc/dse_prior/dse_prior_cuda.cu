@@ -8,38 +8,48 @@ constexpr int kPriorThreads = 256;
 
 template <class T>
 struct StorePrior {
+  static constexpr int kMaps = 0;
   struct Loaded {};
   view<T> out;  // an image's
   int64_t targets, channels, c0;
+  bool pairs;
 
-  VF_DEVICE int64_t place(int row, int target, int) const { return row * targets + target; }
-  VF_DEVICE Loaded load(int64_t, int) const { return {}; }
-  VF_DEVICE void store(int64_t position, int channel, float prior, Loaded) const {
-    T value;
-    from_float(prior, &value);
-    out[position * channels + c0 + channel] = value;
+  VF_DEVICE Access access() const { return pairs ? kPairs : kAnyhow; }
+  VF_DEVICE int64_t place(int row, int target, int) const { return (row * targets + target) * channels + c0; }
+  template <Access kAccess>
+  VF_DEVICE Loaded load(int64_t, int) const {
+    return {};
+  }
+  template <Access kAccess>
+  VF_DEVICE void store(int64_t place, int channel, const Pair& prior, Loaded) const {
+    store_pair<kAccess>(out, place + channel, prior, channels - c0 - channel);
   }
 };
 
-template <class T>
+template <class T, bool kFolded>
 VF_KERNEL dse_prior_kernel(DsePriorArgs args) {
   const PriorPlan& plan = args.plan;
-  const PriorShape shape = prior_shape(plan);
+  const PriorShape shape = prior_shape<kFolded>(plan);
   const PriorCut cut = cut_prior(shape);
   VF_SHARED_DYNAMIC(float, between, cut.rows* between_floats(shape));
   const PriorWork work = prior_work(shape, cut, args.channels, block_x());
   const int64_t map = static_cast<int64_t>(plan.h) * plan.w * args.channels;
   const StorePrior<T> sink{view<T>(static_cast<T*>(args.out) + work.image * map, map), shape.width, args.channels,
-                           work.c0};
-  const PrevTiles<T> prev =
-      prev_tiles<T>(plan, args.prev, work.image * args.batch_stride + work.c0, args.row_stride, work.width);
-  block_prior(plan, prev, work, between, sink);
+                           work.c0, whole_packs<T, kLaneChannels>(args.out, 0, args.channels, args.channels)};
+  const bool pairs = whole_packs<T, kLaneChannels>(args.prev, args.batch_stride, args.row_stride, args.channels);
+  PrevTiles<T> prev =
+      prev_tiles<T>(plan, args.prev, args.channels, work.image, args.batch_stride, args.row_stride, pairs);
+  prev.c0 = static_cast<int>(work.c0);
+  prev.width = work.width;
+  block_prior<kFolded>(plan, prev, work, between, sink);
 }
 
 // The prior of `batch` images; returns an error text, or null.
 template <class T>
 const char* launch_dse_prior(const DsePriorArgs& args, int64_t batch, int block, void* stream) {
-  return VF_LAUNCH(dse_prior_kernel<T>, prior_launch(args.plan, batch, args.channels, block, stream), args);
+  const Launch shape = prior_launch(args.plan, batch, args.channels, block, stream);
+  return args.plan.folded ? VF_LAUNCH((dse_prior_kernel<T, true>), shape, args)
+                          : VF_LAUNCH((dse_prior_kernel<T, false>), shape, args);
 }
 
 VF_END
@@ -56,6 +66,7 @@ Tensor dse_prior_cuda(const Tensor& prev, std::vector<int64_t> prev_hw, std::vec
                       std::string interp, std::vector<int64_t> cutoff) {
   const OnDeviceOf device(prev);
   const Rows rows = rows_of(prev, "prev");
+  check_reach(rows, "prev");
   const PriorPlan& plan = dse_operator(prior_spec(prev_hw, hw, prior, interp, cutoff));
   STD_TORCH_CHECK(rows.length == plan.m_h * plan.m_w, "prev has ", rows.length, " positions, prev_hw says ",
                   plan.m_h * plan.m_w);

@@ -45,31 +45,33 @@ struct StoreBoth {
 
   using Place = int64_t;
   VF_DEVICE int64_t place(int, int position) const { return position * channels; }
-  VF_DEVICE void store(int64_t place, int c, float guided_value, float cfg_value) const {
-    T value;
-    from_float(guided_value, &value);
-    guided[place + c] = value;
-    from_float(cfg_value, &value);
-    cfg[place + c] = value;
+  template <Access kAccess>
+  VF_DEVICE void store(int64_t place, int c, const Pair& guided_value, const Pair& cfg_value) const {
+    store_pair<kAccess>(guided, place + c, guided_value, channels - c);
+    store_pair<kAccess>(cfg, place + c, cfg_value, channels - c);
   }
 };
 
-template <class T>
+// prev_pairs, pairs: whether pairs of channels are whole in prev, and in cond and uncond (whole_packs).
+template <class T, bool kFolded>
 VF_KERNEL_OF(kGuideThreads, 2)
-guide_prior_kernel(GuideTask task) {
+guide_prior_kernel(GuideTask task, bool prev_pairs, bool pairs) {
   const GuideArgs& args = task.guide;
   const PriorPlan& plan = args.plan;
-  const PriorShape shape = prior_shape(plan);
+  const PriorShape shape = prior_shape<kFolded>(plan);
   const PriorCut cut = cut_prior(shape);
   VF_SHARED_DYNAMIC(float, between, cut.rows* between_floats(shape));
+  VF_SHARED(StrengthPair, strengths, kMostPositions);
   const PriorWork work = prior_work(shape, cut, args.channels, block_x());
   const StoreBoth<T> store{image_of<T>(task.guided, work.image, args.length, args.channels),
                            image_of<T>(task.cfg, work.image, args.length, args.channels), args.channels};
-  const GuidedSink<T, StoreBoth<T>> sink =
-      guided_sink<T>(args, static_cast<int>(work.image), static_cast<int>(work.c0), shape.width, store);
-  const PrevTiles<T> prev = prev_tiles<T>(plan, args.prev.data, work.image * args.prev.batch_stride + work.c0,
-                                          args.prev.row_stride, work.width);
-  block_prior(plan, prev, work, between, sink);
+  GuidedSink<T, StoreBoth<T>> sink = guided_sink<T>(args, work.image, pairs, shape.width, strengths, store);
+  PrevTiles<T> prev = prev_tiles<T>(plan, args.prev.data, args.channels, work.image, args.prev.batch_stride,
+                                    args.prev.row_stride, prev_pairs);
+  prev.c0 = sink.c0 = static_cast<int>(work.c0);
+  prev.width = work.width;
+  share_strengths(args, static_cast<int>(work.image), work.share, shape.width, strengths);
+  block_prior<kFolded>(plan, prev, work, between, sink);
 }
 
 // Runs the op; task.spans is filled in here. Returns an error text, or null.
@@ -77,13 +79,16 @@ template <class T>
 const char* launch_guide(GuideTask task, int block, void* stream) {
   const GuideArgs& args = task.guide;
   if (args.prev.data != nullptr) {
-    return VF_LAUNCH(guide_prior_kernel<T>, prior_launch(args.plan, args.batch, args.channels, block, stream), task);
+    const Launch shape = prior_launch(args.plan, args.batch, args.channels, block, stream);
+    const bool prev_pairs = whole_pairs<T>(args.prev, args.channels), pairs = whole_packs<T, kLaneChannels>(args);
+    if (args.plan.folded) return VF_LAUNCH((guide_prior_kernel<T, true>), shape, task, prev_pairs, pairs);
+    return VF_LAUNCH((guide_prior_kernel<T, false>), shape, task, prev_pairs, pairs);
   }
   constexpr int kWide = 16 / sizeof(T);
-  const int64_t each = (whole_packs<T>(args) ? kWide : 1) * kPacks * block;
+  const int64_t each = (whole_packs<T, kWide>(args) ? kWide : 1) * kPacks * block;
   task.spans = (args.channels + each - 1) / each;
   const Launch launch{args.batch * args.length * task.spans, block, 0, stream};
-  if (whole_packs<T>(args)) return VF_LAUNCH((guide_rows_kernel<T, kWide>), launch, task);
+  if (whole_packs<T, kWide>(args)) return VF_LAUNCH((guide_rows_kernel<T, kWide>), launch, task);
   return VF_LAUNCH((guide_rows_kernel<T, 1>), launch, task);
 }
 
@@ -108,7 +113,12 @@ std::tuple<Tensor, Tensor> guide_cuda(const Tensor& cond, OptTensor uncond, OptT
   Tensor guided = empty_like_shape(cond, shape, cond.scalar_type());
   Tensor cfg = empty_like_shape(cond, shape, cond.scalar_type());
   GuideTask task{setup.args, guided.mutable_data_ptr(), cfg.mutable_data_ptr(), 0};
-  if (prev.has_value()) task.guide.plan = device_plan(setup.args.plan, cond.get_device_index());
+  if (prev.has_value()) {
+    check_reach(setup.cond, "cond");
+    check_reach(setup.uncond, "uncond");
+    check_reach(setup.prev, "prev");
+    task.guide.plan = device_plan(setup.args.plan, cond.get_device_index());
+  }
   const char* error = nullptr;
   VF_FOR_DTYPE(task.guide.dtype, T, error = VF_ISA::launch_guide<T>(task, VF_ISA::kGuideThreads, device.stream()));
   check_launch(error, "guide");

@@ -5,34 +5,13 @@
 // makes a slice of the channels for all of them, then the blocks trade slices, through each other's shared memory, for
 // whole rows of 4 positions. Before sm_90 a cluster is one block.
 #include "guide/guide_cuda.h"
-#include "guided_sample/guided_sample_args.h"
+#include "guided_sample/guided_cut_cuda.h"
 #include "sample/pairs.h"
 #include "sample/row_cuda.h"
 
 VF_BEGIN
 
 constexpr int kGuidedThreads = 256;
-constexpr int kMaxCluster = 8;
-// Tiles of channels that the prior is made for at once: with the 16 targets of a grid row, a task for each of 8 warps.
-constexpr int kStepTiles = 4;
-
-// What a device gives a block, and how a share is spread over a cluster.
-struct Chip {
-  int64_t bytes;  // of shared memory that a block can have
-  int cluster;    // most blocks of a cluster
-};
-struct Spread {
-  int blocks;    // of a cluster
-  int slice;     // channels that a block makes, whole tiles
-  int each;      // positions that a block samples
-  int tiles;     // of channels in a step of the prior
-  bool on_chip;  // whether the rows fit there
-};
-struct GuidedTask {
-  GuidedSampleTask op;
-  Spread spread;
-  float* rows;  // the rows of all blocks, where they do not fit on chip
-};
 
 // The rows of a block, in pieces of a slice: piece `at` is this block's channels of position `at` of the share. Of
 // those, block i samples at % blocks == i, and after the trade the pieces from at - i on are all channels of such a
@@ -46,8 +25,9 @@ struct GuidedRows {
 
 struct GuidedRow {
   const view<float>& data;
-  int64_t first, size;
-  VF_DEVICE float operator[](int64_t i) const { return data[first + i]; }
+  int first;
+  int64_t size;
+  VF_DEVICE float operator[](int i) const { return data[first + i]; }
 };
 
 // Keeps guided for the draw and stores cfg where it is asked for. Channels are the image's.
@@ -69,6 +49,11 @@ struct KeepGuided {
     T value;
     from_float(cfg_value, &value);
     cfg[place.position * channels + c] = value;
+  }
+  template <Access kAccess>
+  VF_DEVICE void store(const Place& place, int c, const Pair& guided_values, const Pair& cfg_values) const {
+    store_pair<kAccess>(rows.data, place.piece + c - c0, guided_values, channels - c);
+    if (with_cfg) store_pair<kAccess>(cfg, place.position * channels + c, cfg_values, channels - c);
   }
 };
 
@@ -107,18 +92,19 @@ VF_DEVICE void fill_rest(const GuidedRows& rows, int positions, int width) {
 // Slices of all positions become whole rows of some: of each row's pieces, that of `other` here and that of `me`
 // there change places, one half of each by either of the two blocks.
 VF_DEVICE void trade_slices(const GuidedRows& rows) {
-  const int me = cluster_rank(), half = rows.slice / 2, packs = half / 4;
+  const int me = cluster_rank(), half = rows.slice / 2;
   cluster_barrier();
-  for (int step = 1; step < rows.blocks; ++step) {
-    const int other = (me + step) % rows.blocks;
+  int step = 1, row = warp();  // a warp trades half of one piece for half of another
+  VF_UNROLL(1) for (;; row += warps()) {
+    VF_UNROLL(1) for (; row >= rows.each; row -= rows.each) { ++step; }
+    if (step >= rows.blocks) break;
+    const int other = me + step < rows.blocks ? me + step : me + step - rows.blocks, at = me < other ? 0 : half;
     const view<float> theirs = remote(rows.data, other);
-    const int from = me < other ? 0 : half;
-    for (int i = thread_x(); i < rows.each * packs; i += threads()) {
-      const int row = i / packs * rows.blocks, at = from + i % packs * 4;
-      const int here = rows.piece(row + other) + at, there = rows.piece(row + me) + at;
-      const Pack<float, 4> mine = load_pack<4>(rows.data, here), given = load_pack<4>(theirs, there);
-      store_pack(rows.data, here, given);
-      store_pack(theirs, there, mine);
+    const int here = rows.piece(row * rows.blocks + other) + at, there = rows.piece(row * rows.blocks + me) + at;
+    VF_UNROLL(2) for (int i = lane() * 4; i < half; i += 32 * 4) {
+      const Pack<float, 4> mine = load_pack<4>(rows.data, here + i), given = load_pack<4>(theirs, there + i);
+      store_pack(rows.data, here + i, given);
+      store_pack(theirs, there + i, mine);
     }
   }
   cluster_barrier();
@@ -126,10 +112,10 @@ VF_DEVICE void trade_slices(const GuidedRows& rows) {
 
 template <class Team, class Share>
 VF_DEVICE void sample_rows(const GuidedSampleTask& op, int image, const Share& block_share, int64_t width,
-                           const GuidedRows& rows) {
+                           const GuidedRows& rows, const view<float>& free, int floats) {
   const int me = cluster_rank(), mine = (block_share().positions() - me + rows.blocks - 1) / rows.blocks;
   const int groups = static_cast<int>(op.groups), count = mine * groups;
-  const int64_t vocab = op.guide.channels / groups;
+  const int vocab = static_cast<int>(op.guide.channels / groups);
   const RowRule rule = row_rule(op.sample, image);
   const auto row = [&](int i) {
     return GuidedRow{rows.data, rows.piece(i / groups * rows.blocks) + i % groups * vocab, vocab};
@@ -148,14 +134,10 @@ VF_DEVICE void sample_rows(const GuidedSampleTask& op, int image, const Share& b
     return;
   }
   const Team team;
-  VF_UNROLL(1) for (int i = team.index(); i < count; i += threads() / team.size()) {
-    sample_row(team, row(i), rule, row_draw(op.sample, image, place(i)));
+  const int teams = threads() / team.size(), room = floats / teams / 2;
+  VF_UNROLL(1) for (int i = team.index(); i < count; i += teams) {
+    sample_row(team, row(i), rule, row_draw(op.sample, image, place(i)), PackRoom{free, 2 * room * team.index(), room});
   }
-}
-
-VF_HD PriorShape guided_shape(const GuideArgs& args) {
-  if (args.prev.data == nullptr) return {1, static_cast<int>(args.length), 0, 0, 0, 0};
-  return prior_shape(args.plan);
 }
 
 // kRows: rows of the grid that a thread mixes at once, with their mirror images where kFolded; 0: no prior.
@@ -165,18 +147,19 @@ guided_sample_kernel(GuidedTask task) {
   const GuidedSampleTask& op = task.op;
   const GuideArgs& args = op.guide;
   const Spread& spread = task.spread;
-  const PriorShape shape = guided_shape(args);
-  const int between = kRows > 0 ? spread.tiles * op.rows * static_cast<int>(between_floats(shape)) : 0;
+  const PriorShape shape = guided_shape<kFolded>(args);
+  const int between = kRows > 0 ? spread.tiles * spread.rows * static_cast<int>(between_floats(shape)) : 0;
   const int kept = spread.blocks * spread.each * spread.slice;
   VF_SHARED_DYNAMIC(float, shared, between + (kOnChip ? kept : 0));
   const int64_t index = block_x() / spread.blocks;
-  const int image = static_cast<int>(index / op.blocks);
-  const int part = static_cast<int>(index % op.blocks);
-  const auto block_share = [&] {  // computed where it is used: kept, it would be 8 registers throughout
-    int at = part;
-    forget(at);
-    return shape.share(at / op.blocks_across * op.rows, op.rows, at % op.blocks_across * op.cols, op.cols);
-  };
+  const int image = static_cast<int>(index / spread.shares), part = static_cast<int>(index % spread.shares);
+  VF_SHARED(Block, shares, 1);  // on chip: 8 registers that nothing needs throughout
+  if (thread_x() == 0) {
+    shares[0] =
+        shape.share(part / spread.across * spread.rows, spread.rows, part % spread.across * spread.cols, spread.cols);
+  }
+  barrier();
+  const auto block_share = [&shares]() -> Block { return shares[0]; };
   const GuidedRows rows{kOnChip ? shared : view<float>(task.rows + block_x() * kept, kept), kOnChip ? between : 0,
                         spread.blocks, spread.each, spread.slice};
   const int c0 = cluster_rank() * spread.slice, channels = static_cast<int>(args.channels);
@@ -184,16 +167,19 @@ guided_sample_kernel(GuidedTask task) {
                            op.cfg != nullptr};
   if constexpr (kRows > 0) {
     VF_SHARED(int, flags, kStepTiles* kWarpTile);
+    VF_SHARED(StrengthPair, strengths, kMostPositions);
+    share_strengths(args, image, block_share(), shape.width, strengths);
     const int end = c0 + spread.slice < channels ? c0 + spread.slice : channels;
-    for (int c = c0; c < end; c += spread.tiles * kWarpTile) {
-      const int width = end - c < spread.tiles * kWarpTile ? end - c : spread.tiles * kWarpTile;
-      const int tiles = (width + kWarpTile - 1) / kWarpTile;
+    auto prev = prev_tiles<T>(args.plan, args.prev.data, args.channels, image, args.prev.batch_stride,
+                              args.prev.row_stride, task.prev_pairs);
+    auto sink = guided_sink<T>(args, image, task.pairs, shape.width, strengths, keep);
+    VF_UNROLL(1) for (int c = c0; c < end; c += spread.tiles * kWarpTile) {
+      prev.c0 = sink.c0 = c;
+      prev.width = end - c < spread.tiles * kWarpTile ? end - c : spread.tiles * kWarpTile;
+      const int tiles = (prev.width + kWarpTile - 1) / kWarpTile;
       const Block share = block_share();
-      const PrevTiles<T> prev =
-          prev_tiles<T>(args.plan, args.prev.data, image * args.prev.batch_stride + c, args.prev.row_stride, width);
       prior_sources<kRows, kFolded>(args.plan, prev, share, tiles, shared, flags);
-      prior_targets<kFolded>(args.plan, share, tiles, width, shared, flags,
-                             guided_sink<T>(args, image, c, shape.width, keep));
+      prior_targets<kFolded>(args.plan, share, tiles, prev.width, shared, flags, sink);
       barrier();
     }
     if (spread.blocks > 1) {
@@ -201,102 +187,14 @@ guided_sample_kernel(GuidedTask task) {
       trade_slices(rows);
     }
   } else {
-    if (whole_packs<T>(args)) {
+    if (whole_packs<T, 16 / sizeof(T)>(args)) {
       combine_rows<16 / sizeof(T)>(args, image, block_share().cols, keep);
     } else {
       combine_rows<1>(args, image, block_share().cols, keep);
     }
     barrier();
   }
-  sample_rows<Team>(op, image, block_share, shape.width, rows);
-}
-
-// Shared memory of a block beside the rows and what lies between the prior's products: at most 15 KiB where warps
-// sample.
-constexpr int64_t kGuidedReserve = 20 * 1024;
-constexpr int64_t kClusterReserve = 8 * 1024;  // and 7 where the block does
-// Positions of a share that a cluster is worth: two rows of a 16 x 16 grid. prev is then read 8 times, 0.7 ns a KiB.
-constexpr int kEnoughPositions = 32;
-
-// Positions of a whole share of `rows` and `cols` targets.
-inline int64_t share_positions(const PriorShape& shape, int rows, int cols) {
-  const Block share = shape.share(0, rows, 0, cols);
-  return share.positions();
-}
-
-// Cuts the target into the largest shares whose rows fit on `blocks` blocks of a cluster; returns whether any fits.
-inline bool cut_share(GuidedSampleTask& op, Spread& spread, const Chip& chip, int blocks) {
-  const PriorShape shape = guided_shape(op.guide);
-  const int64_t tiles = (op.guide.channels + kWarpTile - 1) / kWarpTile;
-  const int64_t per_row = op.guide.prev.data == nullptr ? 0 : between_floats(shape) * 4;
-  // Two blocks of a cluster share an SM, so that one samples while the other waits for memory; 1 KiB of it is CUDA's
-  // own.
-  const int64_t room = blocks == 1 ? chip.bytes - kGuidedReserve : (chip.bytes + 1024) / 2 - 1024 - kClusterReserve;
-  spread.blocks = blocks;
-  spread.slice = static_cast<int>((tiles + blocks - 1) / blocks) * kWarpTile;
-  op.rows = shape.rows() < kShareRows / shape.images() ? shape.rows() : kShareRows / shape.images();
-  op.cols = shape.cols() < kShareTargets / shape.images() ? shape.cols() : kShareTargets / shape.images();
-  const int group = kTargetGroup / shape.images();
-  const auto smaller = [&op, group] {
-    if (op.rows > 1) {
-      op.rows /= 2;
-    } else {
-      op.cols = op.cols > group ? (op.cols / 2 + group - 1) / group * group : op.cols / 2;
-    }
-  };
-  for (;; smaller()) {
-    if (op.cols == 0) return false;
-    spread.each = static_cast<int>((share_positions(shape, op.rows, op.cols) + blocks - 1) / blocks);
-    const int64_t left = room - static_cast<int64_t>(spread.each) * blocks * spread.slice * 4 - op.rows * per_row;
-    if (left < 0) continue;
-    spread.tiles = 1 + static_cast<int>(per_row == 0 ? 0 : left / (op.rows * per_row));
-    break;
-  }
-  spread.tiles = spread.tiles < kStepTiles ? spread.tiles : kStepTiles;
-  spread.on_chip = true;
-  return true;
-}
-
-// Without a prior a block has 16 KiB of rows: memory is kept busy by many blocks.
-constexpr int64_t kPlainFloats = 4096;
-
-inline void cut_guided(GuidedTask& task, const Chip& chip) {
-  GuidedSampleTask& op = task.op;
-  Spread& spread = task.spread;
-  const PriorShape shape = guided_shape(op.guide);
-  const int64_t channels = op.guide.channels;
-  if (op.guide.prev.data == nullptr) {
-    const int64_t fit = kPlainFloats / channels;
-    spread = {1, static_cast<int>((channels + 3) / 4 * 4), 0, 0, channels * 4 <= chip.bytes - kGuidedReserve};
-    op.rows = 1;
-    op.cols = static_cast<int>(fit < 1 ? 1 : fit < shape.width ? fit : shape.width);
-    spread.each = op.cols;
-  } else {
-    spread.on_chip = false;
-    int64_t most = 0;
-    for (int blocks = 1; blocks <= chip.cluster && most < kEnoughPositions; blocks *= 2) {
-      GuidedTask other = task;
-      if (!cut_share(other.op, other.spread, chip, blocks)) continue;
-      const int64_t positions = share_positions(shape, other.op.rows, other.op.cols);
-      if (positions <= most) continue;
-      most = positions;
-      task = other;
-    }
-    if (!spread.on_chip) {
-      op.rows = 1;
-      op.cols = shape.cols() < kTargetGroup / shape.images() ? shape.cols() : kTargetGroup / shape.images();
-      spread = {1, static_cast<int>((channels + kWarpTile - 1) / kWarpTile) * kWarpTile,
-                static_cast<int>(share_positions(shape, 1, op.cols)), 1, false};
-    }
-  }
-  op.blocks_across = (shape.cols() + op.cols - 1) / op.cols;
-  op.blocks = static_cast<int64_t>((shape.rows() + op.rows - 1) / op.rows) * op.blocks_across;
-}
-
-// Floats of global memory that the rows need: 0 where they fit on chip.
-inline int64_t spilled_floats(const GuidedTask& task) {
-  const Spread& spread = task.spread;
-  return spread.on_chip ? 0 : task.op.guide.batch * task.op.blocks * spread.each * spread.slice;
+  sample_rows<Team>(op, image, block_share, shape.width, rows, shared, between);
 }
 
 template <class T, int kRows, bool kFolded>
@@ -313,17 +211,19 @@ const char* launch_rows(const GuidedTask& task, const Launch& shape) {
 
 // Runs a task that cut_guided has cut; returns an error text, or null.
 template <class T>
-const char* launch_guided_sample(const GuidedTask& task, int block, void* stream) {
+const char* launch_guided_sample(GuidedTask task, int block, void* stream) {
   const Spread& spread = task.spread;
+  task.prev_pairs = whole_pairs<T>(task.op.guide.prev, task.op.guide.channels);
+  task.pairs = whole_packs<T, kLaneChannels>(task.op.guide);
   const PriorShape shape = guided_shape(task.op.guide);
   const bool with_prior = task.op.guide.prev.data != nullptr;
-  const int64_t between = with_prior ? spread.tiles * task.op.rows * between_floats(shape) : 0;
+  const int64_t between = with_prior ? spread.tiles * spread.rows * between_floats(shape) : 0;
   const int64_t kept = spread.on_chip ? static_cast<int64_t>(spread.blocks) * spread.each * spread.slice : 0;
-  const Launch launch{task.op.guide.batch * task.op.blocks * spread.blocks, block, (between + kept) * 4, stream,
+  const Launch launch{task.op.guide.batch * spread.shares * spread.blocks, block, (between + kept) * 4, stream,
                       spread.blocks};
   if (!with_prior) return launch_rows<T, 0, false>(task, launch);
   if (shape.folded) return launch_rows<T, 1, true>(task, launch);
-  return task.op.rows == 1 ? launch_rows<T, 1, false>(task, launch) : launch_rows<T, 2, false>(task, launch);
+  return spread.rows == 1 ? launch_rows<T, 1, false>(task, launch) : launch_rows<T, 2, false>(task, launch);
 }
 
 VF_END
@@ -355,9 +255,14 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> guided_sample_cuda(
       guided_sample_setup(cond, uncond, prev, prev_hw, hw, t, t_tensor, beta, beta_tensor, prior, interp, cutoff, seeds,
                           positions, groups, stream, purpose, temperature, temperature_tensor, temperature_last, top_k,
                           top_p, top_p_tensor, min_p, min_p_tensor, draws, with_cfg, with_stats);
-  VF_ISA::GuidedTask task{setup.task, {}, nullptr};
+  VF_ISA::GuidedTask task{setup.task, {}, nullptr, false, false};
   const int index = cond.get_device_index();
-  if (prev.has_value()) task.op.guide.plan = device_plan(setup.task.guide.plan, index);
+  if (prev.has_value()) {
+    check_reach(setup.guide.cond, "cond");
+    check_reach(setup.guide.uncond, "uncond");
+    check_reach(setup.guide.prev, "prev");
+    task.op.guide.plan = device_plan(setup.task.guide.plan, index);
+  }
   VF_ISA::cut_guided(task, chip_of(index));
   const Tensor rows = empty_like_shape(cond, {VF_ISA::spilled_floats(task)}, ScalarType::Float);
   task.rows = static_cast<float*>(rows.mutable_data_ptr());

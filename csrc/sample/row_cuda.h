@@ -3,6 +3,7 @@
 #pragma once
 
 #include "common/team.h"
+#include "sample/pack_cuda.h"
 #include "sample/sample.h"
 #include "sample/sample_args.h"
 
@@ -36,6 +37,18 @@ struct InputRow {
   }
 };
 
+// work(x) for a thread's share of the values, four of them on their way at a time.
+template <class Team, class Row, class Work>
+VF_DEVICE void each_value(const Team& team, const Row& row, Work work) {
+  const int size = static_cast<int>(row.size), step = team.size();
+  int i = team.rank();
+  VF_UNROLL(1) for (; i + 3 * step < size; i += 4 * step) {
+    const float x[4] = {row[i], row[i + step], row[i + 2 * step], row[i + 3 * step]};
+    for (int k = 0; k < 4; ++k) work(x[k]);
+  }
+  VF_UNROLL(1) for (; i < size; i += step) work(row[i]);
+}
+
 // What the filters and the draw need to know of a row once its thresholds are found.
 struct RowWeights {
   float largest, threshold;
@@ -44,8 +57,10 @@ struct RowWeights {
   VF_DEVICE uint32_t filter(float x) const { return row_weight({x}, largest, rule.c_filter).v; }
   // Whether x survives; its weight for the draw goes to `weight`, 0 where it does not.
   VF_DEVICE bool keep(float x, uint32_t* weight) const {
-    const bool kept = x >= threshold && x > -std::numeric_limits<float>::infinity() && filter(x) >= rule.min_weight;
-    *weight = kept ? row_weight({x}, largest, rule.c_draw).v : 0;
+    uint32_t w = filter(x);
+    const bool kept = x >= threshold && x > -std::numeric_limits<float>::infinity() && w >= rule.min_weight;
+    if (rule.c_draw != rule.c_filter) w = row_weight({x}, largest, rule.c_draw).v;
+    *weight = kept ? w : 0;
     return kept;
   }
 };
@@ -55,12 +70,11 @@ template <class Team, class Row>
 VF_DEVICE RowScan scan_row(const Team& team, const Row& row) {
   const float infinity = std::numeric_limits<float>::infinity();
   RowScan mine{infinity, -infinity, true};
-  for (int i = team.rank(); i < static_cast<int>(row.size); i += team.size()) {
-    const float x = row[i];
+  each_value(team, row, [&](float x) {
     mine.valid = mine.valid && x < infinity;
-    mine.high = x > mine.high ? x : mine.high;
-    mine.low = x < mine.low && x > -infinity ? x : mine.low;
-  }
+    mine.high = fmaxf(mine.high, x);
+    mine.low = x > -infinity ? fminf(mine.low, x) : mine.low;
+  });
   RowScan all = team.reduce(mine, [](const RowScan& a, const RowScan& b) -> RowScan {
     return {a.low < b.low ? a.low : b.low, a.high > b.high ? a.high : b.high, a.valid && b.valid};
   });
@@ -76,89 +90,110 @@ struct Bins {
   VF_DEVICE Bins(float from, float to) : low(from), high(to), scale(kBins / (to - from)) {}
   VF_DEVICE bool has(float x) const { return x >= low && x <= high; }
   VF_DEVICE int of(float x) const {
-    if (x <= low) return 0;
-    const float at = (x - low) * scale;  // NaN where the window is wider than float's range: the last bin then
-    return x < high && at < kBins - 1 ? static_cast<int>(at) : kBins - 1;
+    // The nearest whole number, from the sum's last bits: a conversion would take as long as 8 additions. The product
+    // is NaN where the window is wider than float's range: the last bin then.
+    const float at = fminf(x > low ? (x - low) * scale : 0.0f, kBins - 1) + 8388608.0f;
+    return f32_bits({at}).v & (kBins - 1);
   }
 };
 
+// Shared memory of the searches and of the draws: one of each, whatever rows they are for.
+template <class Team>
+VF_DEVICE view<uint32_t> bin_memory() {
+  VF_SHARED(uint32_t, words, Team::kTeams * 2 * kBins);
+  return words;
+}
+VF_DEVICE view<uint64_t> run_memory() {
+  VF_SHARED(uint64_t, words, kSampleThreads);
+  return words;
+}
+
 // The least value of [low, largest] that stays where a value goes if all values of the window up to it weigh at most
 // `limit`, and the largest stays. Values weigh 1, or what the filters say where kWeighted; limit_of(weight of all).
+// The team fills the bins, its first warp finds the one that holds the threshold, the team that bin's extremes.
 template <bool kWeighted, class Team, class Row, class Limit>
 VF_DEVICE float least_kept(const Team& team, const Row& row, const RowWeights& weights, float low, Limit limit_of) {
   using Mass = std::conditional_t<kWeighted, uint64_t, uint32_t>;
   struct Found {
-    int bin;
-    Mass below;
+    Mass below;  // the bin
+    Mass bin;    // kBins: all goes
   };
-  struct Range {
-    float low, high;
-  };
-  VF_SHARED(Mass, mass, Team::kTeams * kBins);
-  const int base = team.index() * kBins, run = (kBins + team.size() - 1) / team.size();
-  const int begin = team.rank() * run, end = begin + run < kBins ? begin + run : kBins;
+  constexpr int kRun = kBins / 32;
+  const view<uint32_t> words = bin_memory<Team>();  // of each bin the low one; then the high ones
+  VF_SHARED(Found, places, Team::kTeams);
+  VF_SHARED(int32_t, extremes, Team::kTeams * 2);  // as order keys
+  const int base = team.index() * 2 * kBins;
   float high = weights.largest;
   Mass settled = 0;  // below the window, all of it goes
   double limit = -1;
   while (low < high) {
     const Bins bins(low, high);
-    for (int b = team.rank(); b < kBins; b += team.size()) mass[base + b] = 0;
+    for (int b = team.rank(); b < (kWeighted ? 2 : 1) * kBins; b += team.size()) words[base + b] = 0;
     team.sync();
-    for (int i = team.rank(); i < static_cast<int>(row.size); i += team.size()) {
-      const float x = row[i];
-      if (!bins.has(x)) continue;
-      if constexpr (kWeighted) {
-        atomic_add(mass, base + bins.of(x), static_cast<Mass>(weights.filter(x)));
+    each_value(team, row, [&](float x) {
+      if (!bins.has(x)) return;
+      const int to = base + bins.of(x);
+      if constexpr (kWeighted) {  // in 32 bits: an atomic sum of 64 would be a loop
+        const uint32_t w = weights.filter(x);
+        if (atomic_add(words, to, w) + w < w) atomic_add(words, to + kBins, 1u);
       } else {
-        atomic_add(mass, base + bins.of(x), Mass{1});
+        atomic_add(words, to, 1u);
       }
-    }
-    team.sync();
-    Mass mine = 0;
-    for (int b = begin; b < end; ++b) mine += mass[base + b];
-    if (limit < 0) {
-      const Mass all = team.reduce(mine, [](Mass a, Mass b) -> Mass { return a + b; });
-      limit = limit_of(all);
-      if (static_cast<double>(all) <= limit) return high;
-    }
-    Found found{kBins, 0};
-    Mass below = settled + team.running_sum(mine) - mine;
-    for (int b = begin; b < end; ++b) {
-      const Mass next = below + mass[base + b];
-      if (static_cast<double>(below) <= limit && static_cast<double>(next) > limit) found = {b, below};
-      below = next;
-    }
-    found = team.reduce(found, [](const Found& a, const Found& b) -> Found { return a.bin < b.bin ? a : b; });
-    settled = found.below;
-    Range range{high, low};
-    for (int i = team.rank(); i < static_cast<int>(row.size); i += team.size()) {
-      const float x = row[i];
-      if (!bins.has(x) || bins.of(x) != found.bin) continue;
-      range = {x < range.low ? x : range.low, x > range.high ? x : range.high};
-    }
-    range = team.reduce(range, [](const Range& a, const Range& b) -> Range {
-      return {a.low < b.low ? a.low : b.low, a.high > b.high ? a.high : b.high};
     });
-    low = range.low;
-    high = range.high;
     team.sync();
+    if (team.rank() < 32) {
+      Mass bin[kRun], mine = 0;
+      for (int b = 0; b < kRun; ++b) {
+        const int at = base + lane() * kRun + b;
+        bin[b] = words[at];
+        if constexpr (kWeighted) bin[b] += static_cast<uint64_t>(words[at + kBins]) << 32;
+        mine += bin[b];
+      }
+      if (limit < 0) limit = limit_of(warp_reduce(mine, [](Mass a, Mass b) -> Mass { return a + b; }));
+      Mass below = settled + warp_running_sum(mine) - mine;
+      Found found{0, kBins};
+      for (int b = 0; b < kRun; ++b) {
+        const Mass next = below + bin[b];
+        if (static_cast<double>(below) <= limit && static_cast<double>(next) > limit) {
+          found = {below, static_cast<Mass>(lane() * kRun + b)};
+        }
+        below = next;
+      }
+      const uint32_t here = ballot(found.bin < kBins);  // one lane's, or none
+      if (found.bin < kBins || (here == 0 && lane() == 0)) places[team.index()] = found;
+      if (lane() < 2) extremes[team.index() * 2 + lane()] = order_key(lane() == 0 ? high : low);
+    }
+    team.sync();
+    const Found found = places[team.index()];
+    if (found.bin == kBins) return high;
+    settled = found.below;
+    each_value(team, row, [&](float x) {
+      if (!bins.has(x) || bins.of(x) != static_cast<int>(found.bin)) return;
+      atomic_min(extremes, team.index() * 2, order_key(x));
+      atomic_max(extremes, team.index() * 2 + 1, order_key(x));
+    });
+    team.sync();
+    low = from_order_key(extremes[team.index() * 2]);
+    high = from_order_key(extremes[team.index() * 2 + 1]);
   }
   return low;
 }
 
-// The least value that top-k and top-p leave.
+// The least value that top-k leaves, and of those at or above weights.threshold, that top-p leaves.
 template <class Team, class Row>
-VF_DEVICE float filter_threshold(const Team& team, const Row& row, const RowWeights& weights, const RowScan& scan) {
-  const RowRule& rule = weights.rule;
-  float low = scan.low;
-  if (rule.top_k > 0 && rule.top_k < row.size) {
-    low = least_kept<false>(team, row, weights, low, [&rule](uint32_t all) -> double {
-      return all > rule.top_k ? static_cast<double>(all - rule.top_k) : 0.0;
-    });
-  }
-  if (rule.drop < 0) return low;
-  return least_kept<true>(team, row, weights, low,
-                          [&rule](uint64_t all) -> double { return rule.drop * static_cast<double>(all); });
+VF_DEVICE float top_k_threshold(const Team& team, const Row& row, const RowWeights& weights) {
+  const int64_t top_k = weights.rule.top_k;
+  if (top_k <= 0 || top_k >= row.size) return weights.threshold;
+  return least_kept<false>(team, row, weights, weights.threshold, [top_k](uint32_t all) -> double {
+    return all > top_k ? static_cast<double>(all - top_k) : 0.0;
+  });
+}
+template <class Team, class Row>
+VF_DEVICE float top_p_threshold(const Team& team, const Row& row, const RowWeights& weights) {
+  const double drop = weights.rule.drop;
+  if (drop < 0) return weights.threshold;
+  return least_kept<true>(team, row, weights, weights.threshold,
+                          [drop](uint64_t all) -> double { return drop * static_cast<double>(all); });
 }
 
 // Index of the first token of the largest logit.
@@ -175,7 +210,7 @@ VF_DEVICE int64_t first_largest(const Team& team, const Row& row, float largest)
 // and its token by a walk along it. An odd length keeps the runs of a warp in different banks.
 template <class Team, class Row>
 VF_DEVICE void draw_tokens(const Team& team, const Row& row, const RowWeights& weights, const RowDraw& out) {
-  VF_SHARED(uint64_t, running, kSampleThreads);
+  const view<uint64_t> running = run_memory();
   const int base = team.index() * team.size();
   const int size = static_cast<int>(row.size), run = ((size + team.size() - 1) / team.size()) | 1;
   const int begin = team.rank() * run, end = begin + run < size ? begin + run : size;
@@ -204,7 +239,7 @@ VF_DEVICE void draw_tokens(const Team& team, const Row& row, const RowWeights& w
       weights.keep(row[++token], &w);
       sum += w;
     }
-    view<int64_t>(out.ids, out.draws)[s] = token;
+    view<int64_t>(out.ids, out.draws)[s] = token_of(row, token);
     if (out.logprobs != nullptr) {
       view<float>(out.logprobs, out.draws)[s] =
           static_cast<float>(log(static_cast<double>(w) / static_cast<double>(all)));
@@ -242,8 +277,10 @@ VF_DEVICE void constant_draws(const Team& team, const RowDraw& out, int64_t id, 
   }
 }
 
+// What top-k leaves goes on packed where there is room for it: of 4096 tokens 900 are left to be weighed, say.
 template <class Team, class Row>
-VF_DEVICE void sample_row(const Team& team, const Row& row, const RowRule& rule, const RowDraw& out) {
+VF_DEVICE void sample_row(const Team& team, const Row& row, const RowRule& rule, const RowDraw& out,
+                          const PackRoom& room) {
   const RowScan scan = scan_row(team, row);
   if (!scan.valid) {
     const float nan = std::numeric_limits<float>::quiet_NaN();
@@ -251,8 +288,14 @@ VF_DEVICE void sample_row(const Team& team, const Row& row, const RowRule& rule,
   }
   if (rule.greedy) return constant_draws(team, out, first_largest(team, row, scan.high), 0.0f, 1, 0.0f);
   RowWeights weights{scan.high, scan.low, rule};
-  weights.threshold = filter_threshold(team, row, weights, scan);
-  draw_tokens(team, row, weights, out);
+  weights.threshold = top_k_threshold(team, row, weights);
+  const auto finish = [&](const auto& tokens) {
+    weights.threshold = top_p_threshold(team, tokens, weights);
+    draw_tokens(team, tokens, weights, out);
+  };
+  const bool some = rule.top_k > 0 && rule.top_k < row.size && rule.top_k <= room.size;
+  const int left = some ? pack_row(team, row, weights.threshold, room) : 0;
+  some&& left <= room.size ? finish(PackedRow{room, left}) : finish(row);
 }
 
 VF_END

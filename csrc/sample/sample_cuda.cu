@@ -25,7 +25,7 @@ VF_KERNEL sample_kernel(SampleTask task, int64_t count) {
   const InputRow<T, kOnChip> row{input_row<T>(task, image, place, args.vocab), shared, team.index() * args.vocab,
                                  args.vocab};
   row.fetch(team);
-  sample_row(team, row, row_rule(args, image), row_draw(args, image, place));
+  sample_row(team, row, row_rule(args, image), row_draw(args, image, place), PackRoom{shared, 0, 0});
 }
 
 template <class T>

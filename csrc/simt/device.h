@@ -22,6 +22,10 @@ inline double rough_rsqrt(double x) {
   memcpy(&out, &bits, sizeof(out));
   return out;
 }
+template <class T>
+view<T> pinned(const view<T>& x, int64_t i) {
+  return x.after(i);
+}
 inline void barrier(simt::Site site = simt::Site::current()) { simt::wait(simt::State::at_block_barrier, site); }
 inline void cluster_barrier(simt::Site site = simt::Site::current()) {
   simt::wait(simt::State::at_cluster_barrier, site);

@@ -320,6 +320,7 @@ class view {
     }
     return {data_ + i, cells_ == nullptr ? nullptr : cells_ + i, i};
   }
+  view after(int64_t i) const { return {data_ + i, size_ - i, cells_ == nullptr ? nullptr : cells_ + i}; }
   bool is_of(const simt::Cell* cells) const { return cells_ == cells; }
   void check_aligned(int64_t i, std::size_t bytes) const {
     if (reinterpret_cast<uintptr_t>(data_ + i) % bytes == 0) return;

@@ -98,7 +98,8 @@ VF_KERNEL smooth_embed_kernel(SmoothTask task) {
   }
   const RowDraw key = row_draw(args, image, place);
   RowWeights weights{scan.high, scan.low, row_rule(args, image)};
-  weights.threshold = filter_threshold(team, row, weights, scan);
+  weights.threshold = top_k_threshold(team, row, weights);
+  weights.threshold = top_p_threshold(team, row, weights);
   const float* recorded =
       task.noise == nullptr ? nullptr : task.noise + image * task.noise_batch + place * task.noise_row;
   const NoisyRow<InputRow<T, kOnChip>> tokens{row, weights, key, view<const float>(recorded, args.vocab),

@@ -24,7 +24,8 @@ int main(int, char** argv) {
   std::vector<float> rows(varfast::device::spilled_floats(task));
   task.rows = rows.data();
   VF_FOR_DTYPE(args.dtype, T, check(varfast::device::launch_guided_sample<T>(task, threads, nullptr)));
-  files.write(std::vector<int64_t>{task.spread.blocks, task.op.rows, task.op.cols, task.spread.on_chip ? 1 : 0});
+  files.write(
+      std::vector<int64_t>{task.spread.blocks, task.spread.rows, task.spread.cols, task.spread.on_chip ? 1 : 0});
   drawing.write(files);
   files.write(cfg);
 }
