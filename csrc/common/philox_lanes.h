@@ -14,7 +14,6 @@ struct PhiloxLanes {
 VF_HD PhiloxLanes philox4x32_lanes(PhiloxLanes counter, int64_t seed) {
   const Words m0 = splat_words(0xD2511F53u), m1 = splat_words(0xCD9E8D57u);
   uint32_t key0 = static_cast<uint32_t>(seed), key1 = static_cast<uint32_t>(static_cast<uint64_t>(seed) >> 32);
-#pragma GCC unroll 10
   for (int round = 0; round < 10; ++round) {
     const Words p0 = product(m0, counter.x0), p1 = product(m1, counter.x2);
     counter = {xor3(high_word(p1), counter.x1, splat_words(key0)), p1,
