@@ -9,7 +9,7 @@
 //   hmax, hmin, hsum       over the lanes
 //   compress(out, x, m)    the lanes of m side by side; out needs room for kLanes values
 //   trunc_i32, trunc_u32   towards zero; to_f32(I32); bits_f32(I32), f32_bits(F32): same bits
-//   popcount(u)            of U32; the count is an I32
+//   a ^ b, popcount(u)     of U32; the count is an I32
 //   Words                  32-bit words as the low halves of 64-bit lanes, anything above them: splat_words, spread(u),
 //                          joined(w); product(a, b) is whole, high_word(w) its upper half, half_whole(w) = w * 2^31
 //   share_at_most(u, s, r) u <= s * (u + r) in float64

@@ -9,13 +9,6 @@ VF_BEGIN
 namespace {
 
 template <class T>
-const float* as_floats(const T* row, int64_t vocab, float* out) {
-  for (int64_t i = 0; i < vocab; i += kLanes) store(out + i, load_upto(row + i, vocab - i));
-  return out;
-}
-inline const float* as_floats(const float* row, int64_t, float*) { return row; }
-
-template <class T>
 void sample_rows(const SampleTask& task, int64_t begin, int64_t end, uint32_t* scratch) {
   const SampleArgs& args = task.sample;
   const RowScratch work = row_scratch(scratch, args.vocab);
@@ -23,8 +16,8 @@ void sample_rows(const SampleTask& task, int64_t begin, int64_t end, uint32_t* s
   for (int64_t at = begin; at < end; ++at) {
     const int64_t image = at / args.rows, row = at % args.rows;
     const T* logits = static_cast<const T*>(task.logits) + image * task.batch_stride + row * task.row_stride;
-    sample_row(as_floats(logits, args.vocab, floats), args.vocab, row_rule(args, image), row_draw(args, image, row),
-               work);
+    const RowScan scan = scan_row(logits, args.vocab, floats);
+    sample_row(float_row(logits, floats), args.vocab, scan, row_rule(args, image), row_draw(args, image, row), work);
   }
 }
 

@@ -26,22 +26,21 @@ void smooth_rows(const SmoothTask& task, int64_t begin, int64_t end, uint32_t* s
   const SampleArgs& args = task.sample;
   const int64_t vocab = args.vocab, room = row_scratch_room(vocab);
   const RowScratch work = row_scratch(scratch, vocab);
-  float* row = reinterpret_cast<float*>(scratch + row_scratch_words(vocab));
-  float* noise = row + room;
+  float* floats = reinterpret_cast<float*>(scratch + row_scratch_words(vocab));
+  float* noise = floats + room;
   float* weights = noise + room;
   float* mixed = weights + room;
   for (int64_t at = begin; at < end; ++at) {
     const int64_t image = at / args.rows, l = at % args.rows;
     const T* logits = static_cast<const T*>(task.logits) + image * task.batch_stride + l * task.row_stride;
-    for (int64_t i = 0; i < vocab; i += kLanes) store(row + i, load_upto(logits + i, vocab - i));
     T* out = static_cast<T*>(task.out) + at * task.dims;
-    const RowScan scan = scan_row(row, vocab);
+    const RowScan scan = scan_row(logits, vocab, floats);
     if (!scan.valid) {
       for (int64_t c = 0; c < task.dims; ++c) from_float(std::numeric_limits<float>::quiet_NaN(), out + c);
       continue;
     }
     const RowDraw key = row_draw(args, image, l);
-    const RowTokens tokens = tokens_in_play(row, vocab, scan, row_rule(args, image), work);
+    const RowTokens tokens = tokens_in_play(float_row(logits, floats), vocab, scan, row_rule(args, image), work);
     const float* recorded =
         task.noise == nullptr ? nullptr : task.noise + image * task.noise_batch + l * task.noise_row;
     row_noise(tokens, key, recorded, noise);
