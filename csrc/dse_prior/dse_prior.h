@@ -184,8 +184,8 @@ VF_HD Block whole_target(const PriorPlan& plan) {
 }
 
 // Parts into which the rows of the target are cut, so that few images and spans of channels, `tasks` in all, occupy
-// all threads. Each part gathers prev anew, and to wake a thread takes 5 us: none has fewer than 128 positions, 20 us
-// of work on 64 channels.
+// all threads. Each part gathers prev anew and wakes a thread: none has fewer than 128 positions, 20 us of work on 64
+// channels.
 inline int row_shares(const PriorPlan& plan, int64_t tasks, int64_t threads) {
   const int64_t wanted = tasks == 0 ? 1 : (threads + tasks - 1) / tasks,
                 most = static_cast<int64_t>(plan.h) * plan.w / 128;
