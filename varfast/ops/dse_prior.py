@@ -38,7 +38,8 @@ def dse_prior(
         (B, h*w, C), dtype of `prev`; sums are float32.
 
     Raises:
-        TypeError: a wrong dtype or type. ValueError: a wrong shape, name, grid or cutoff.
+        TypeError: a wrong dtype or type. ValueError: a wrong shape, name, grid or cutoff. RuntimeError: in CUDA C++,
+        a map of which one image spans 2^31 numbers or more.
 
     Notes:
         A channel of an image that holds a NaN or +inf anywhere in `prev` comes out as NaN everywhere; one that holds

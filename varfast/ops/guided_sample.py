@@ -52,7 +52,8 @@ def guided_sample(
         valid, as in `sample`.
 
     Raises:
-        TypeError: a wrong dtype or type. ValueError: a wrong shape, name, grid or number.
+        TypeError: a wrong dtype or type. ValueError: a wrong shape, name, grid or number. RuntimeError: in CUDA C++,
+        with a prior, a map of which one image spans 2^31 numbers or more.
 
     Notes:
         Equals ``sample(guide(float32 inputs).guided, ...)`` to the bit; 16-bit inputs are converted to float32 and
