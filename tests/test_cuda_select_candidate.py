@@ -25,12 +25,18 @@ def program() -> Path:
     return emulation.build(SOURCE)
 
 
-def check(
-    program: Path, folder: Path, scores: Tensor, rows: Tensor, ids: Tensor | None, order: Tensor | None, s: dict
-) -> None:
-    """`rows`: the codebook where there are `ids`, else the candidates (B, N, L, C)."""
+def run_kernel(
+    program: Path,
+    folder: Path,
+    scores: Tensor,
+    rows: Tensor,
+    ids: Tensor | None,
+    order: Tensor | None,
+    seeds: Tensor,
+    s: dict,
+) -> list[Tensor]:
+    """(index, reps, shares); `rows`: the codebook where there are `ids`, else the candidates (B, N, L, C)."""
     batch, count = scores.shape
-    seeds = torch.arange(batch) * 7919 - 2**40
     length = rows.shape[2] if ids is None else ids.shape[2]
     data = struct.pack("<Q", s["seed"])
     data += struct.pack("<7q", s["threads"], s["on_chip"], batch, count, length, rows.shape[-1],
@@ -46,12 +52,20 @@ def check(
     keep = batch * s["keep"]
     index, reps = np.frombuffer(out, np.int64, batch), np.frombuffer(out, np.int64, keep, 8 * batch)
     shares = np.frombuffer(out, np.float32, keep, 8 * (batch + keep))
+    return [torch.from_numpy(x.copy()).view(shape) for x, shape in
+            ((index, (batch,)), (reps, (batch, s["keep"])), (shares, (batch, s["keep"])))]  # fmt: skip
+
+
+def check(
+    program: Path, folder: Path, scores: Tensor, rows: Tensor, ids: Tensor | None, order: Tensor | None, s: dict
+) -> None:
+    seeds = torch.arange(len(scores)) * 7919 - 2**40
     want = torch.ops.varfast.select_candidate(
         scores, rows if ids is None else ids, None if ids is None else rows, seeds, s["rule"], s["alpha"], s["keep"],
         s["min_distance"], s["stream"], order,
     )  # fmt: skip
-    for got, exact in zip((index, reps, shares), want, strict=True):
-        assert torch.equal(torch.from_numpy(got.copy()).view(exact.shape), exact), s
+    for got, exact in zip(run_kernel(program, folder, scores, rows, ids, order, seeds, s), want, strict=True):
+        assert torch.equal(got, exact), s
 
 
 def problem(rng: random.Random, g: torch.Generator, count: int, form: int) -> tuple:
