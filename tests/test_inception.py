@@ -128,6 +128,27 @@ class Extractor(nn.Module):
         return y.mean((2, 3)), -y.amax((2, 3))
 
 
+def evaluators_spatial_features(y: Tensor) -> np.ndarray:
+    """TensorFlow's layout, the first 7 channels, then every image as one row: `spatial[..., :7]`, `reshape`."""
+    return np.ascontiguousarray(np.moveaxis(y.numpy(), 1, -1)[..., :7]).reshape(len(y), -1)
+
+
+def test_images_match_a_reference_whose_spatial_moments_the_evaluator_took_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = torch.randint(256, (400, 3, 4, 5), generator=torch.Generator().manual_seed(2), dtype=torch.uint8)
+    monkeypatch.setattr(inception, "POOL", 9)
+    monkeypatch.setattr(inception, "SPATIAL", 4 * 5 * 7)
+    monkeypatch.setattr(inception, "CLASSES", 9)
+    tensors = {"Mixed_6d.branch1x1.weight": torch.randn(9, 3, 1, 1) / 256, "Mixed_6d.branch1x1.bias": torch.randn(9)}
+    torch.save(tensors, tmp_path / "weights.pth")
+    monkeypatch.setitem(sys.modules, "torch_fidelity", SimpleNamespace(FeatureExtractorInceptionV3=Extractor))
+    spatial = evaluators_spatial_features(F.conv2d(images.float(), *tensors.values()))
+    stored = {"mu_s": spatial.mean(axis=0), "sigma_s": np.cov(spatial, rowvar=False)}
+    judge = InceptionJudge(npz(tmp_path / "r.npz", images, **stored), load_network(tmp_path / "weights.pth"))
+    assert judge.score(judge.prepare(images), torch.zeros(400))["sfid"] == pytest.approx(0.0, abs=1e-5)
+
+
 def test_the_network_gives_pooled_spatial_and_logits_and_runs_no_pickled_code(
     pictures: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -143,8 +164,8 @@ def test_the_network_gives_pooled_spatial_and_logits_and_runs_no_pickled_code(
     run = load_network(weights)
     for images in (pictures[:5], pictures[5:7]):
         y = F.conv2d(images.float(), *tensors.values())
-        wanted = torch.cat([y.mean((2, 3)), y[:, :7].flatten(1), -y.amax((2, 3))], dim=1)
-        torch.testing.assert_close(run(images), wanted)
+        spatial = torch.from_numpy(evaluators_spatial_features(y))
+        torch.testing.assert_close(run(images), torch.cat([y.mean((2, 3)), spatial, -y.amax((2, 3))], dim=1))
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     with pytest.raises(FileNotFoundError, match="checkpoints"):
         load_network()

@@ -27,7 +27,7 @@ METRICS = {
 }  # name -> whether larger is better
 WEIGHTS = "weights-inception-2015-12-05-6726825d.pth"
 SOURCE = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{WEIGHTS}"
-POOL, SPATIAL, CLASSES = 2048, 7 * 17 * 17, 1008  # widths of what the network gives, side by side
+POOL, SPATIAL, CLASSES = 2048, 17 * 17 * 7, 1008  # widths of what the network gives, side by side
 STORED = ("arr_0", "mu", "sigma", "mu_s", "sigma_s")  # images, and moments of pooled and of spatial features
 NEIGHBOURS, SPLIT = 3, 5000  # of precision and recall; of the Inception score
 Network = Callable[[Tensor], Tensor]
@@ -53,8 +53,7 @@ def load_network(weights: Path | None = None, device: torch.device | str = "cpu"
     names = ["2048", "logits_unbiased"]
     network = FeatureExtractorInceptionV3("inception", names, feature_extractor_weights_path=tensors).to(device)
     spatial: list[Tensor] = []
-    # sFID's features: the first 7 channels of what the original graph calls mixed_6/conv.
-    network.Mixed_6d.branch1x1.register_forward_hook(lambda _, __, y: spatial.append(y[:, :7].flatten(1)))
+    network.Mixed_6d.branch1x1.register_forward_hook(lambda _, __, y: spatial.append(_spatial(y)))
 
     @torch.inference_mode()
     def run(images: Tensor) -> Tensor:
@@ -63,6 +62,15 @@ def load_network(weights: Path | None = None, device: torch.device | str = "cpu"
         return torch.cat([pool, spatial[0].float(), logits], dim=1).cpu()
 
     return run
+
+
+def _spatial(y: Tensor) -> Tensor:
+    """sFID's features of (N, 192, 17, 17), which the original graph calls mixed_6/conv: after its ReLU, 7 channels.
+
+    Channels come last, as the evaluator flattens them: in another order a reference's own mu_s and sigma_s belong to
+    other features, and the very images that they were taken of score 100 in place of 0.
+    """
+    return y[:, :7].permute(0, 2, 3, 1).flatten(1)
 
 
 class InceptionJudge:
