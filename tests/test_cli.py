@@ -167,6 +167,16 @@ def test_eval_measures_caches_and_resumes(
     assert len(calls) == 2 * 2 * 3
 
 
+def test_controls_of_eval_keep_the_filters_of_what_they_control(run: Run, data: Path, tmp_path: Path) -> None:
+    words = ("eval", "-o", "ev", "--data", data, "-n", 20, "--seeds", 1, "--no-references", "-m", "diverse_var")
+    code, text = run(*words, "-m", "ssg(beta=0.4) + sampling(top_k=9)", "-m", "ssg(beta=.40)+sampling(top_k = 9)")
+    assert code == 0, text
+    rows = json.loads((tmp_path / "ev" / "results.json").read_text())["rows"]
+    titles = ["DiverseVAR", "SSG + sampling", "SSG + sampling", "sampling", "sampling"]  # one row, however written
+    assert [row["title"] for row in rows] == titles and all(len(row["metrics"]["fd"]) == 1 for row in rows)
+    assert all("top_k=9" in row["details"] for row in rows[1:])
+
+
 def test_eval_without_data_says_how_to_get_it(run: Run, tmp_path: Path) -> None:
     code, text = run("eval", "-o", "ev", "--data", tmp_path, "-n", 20)
     assert code == 1 and "dataset-fashion-mnist" in text

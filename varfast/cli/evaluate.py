@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from varfast._files import writable_folder
-from varfast.cli import _methods, _options
+from varfast.cli import _controls, _methods, _options
 from varfast.cli._options import (
     BatchOption,
     CfgOption,
@@ -27,15 +27,13 @@ from varfast.metrics.judge import Judge
 from varfast.metrics.report import Experiment, Report, Setting
 
 DEFAULT = ("plain", "ssg", "var_scaling", "diverse_var", "ssg + var_scaling + diverse_var")
-# What would be seen if SSG's effect were not its own: sharper or softer tokens at the last scale, and a prior that
-# knows nothing of space.
-CONTROLS = ("ssg(prior='mean')", "sampling(temperature={sharper})", "sampling(temperature={softer})")
+CONTROLLED = ("ssg",)  # of DEFAULT; of the methods that somebody names, every one
 
 
 def evaluate(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of results.json, table.md.")] = Path("evaluation"),
     method: MethodsOption = None,
-    controls: Annotated[bool, typer.Option(help="Add a mean prior and two temperatures, for SSG to beat.")] = True,
+    controls: Annotated[bool, typer.Option(help="Add what SSG must beat: a mean prior, two temperatures.")] = True,
     references: Annotated[bool, typer.Option(help="Add real training images and their reconstructions.")] = True,
     images: Annotated[int, typer.Option("--images", "-n", min=10, help="Images per method and seed.")] = 5000,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="How many paired seeds.")] = 3,
@@ -68,11 +66,12 @@ def evaluate(
         raise typer.BadParameter(f"--reference {needs}")
     if loaded.vae.config.channels != 3 and not clothes:
         raise typer.BadParameter(f"--model must draw RGB images, got {loaded.vae.config.channels} channels")
-    last = [1.0] * (len(loaded.grids) - 1)
-    texts = list(method or DEFAULT)
+    parse = partial(_methods.parse, presets=_options.presets(loaded))
+    methods = [parse(text) for text in method or DEFAULT]
     if controls:
-        texts += [text.format(sharper=[*last, 0.83], softer=[*last, 1.18]) for text in CONTROLS]
-    methods = [_methods.parse(text, presets=_options.presets(loaded)) for text in dict.fromkeys(texts)]
+        for text in method or CONTROLLED:
+            methods += _controls.controls(parse(text), loaded)
+    methods = list({str(m): m for m in methods}.values())  # one row each, however they were written
     folder = writable_folder(out)
     judge = Judge(data) if reference is None else InceptionJudge(reference, load_network(inception, device), batch)
     weights = _options.weights_sha256(model, vae, download)
