@@ -11,8 +11,9 @@ def _missing() -> dict[str, str]:
     missing = {}
     if not torch.cuda.is_available():
         missing["gpu"] = "needs a GPU"
-    if importlib.util.find_spec("triton") is None:
-        missing["needs_triton"] = "needs the triton package"
+    for mark, package in (("triton", "triton"), ("prdc", "prdc"), ("fidelity", "torch_fidelity")):
+        if importlib.util.find_spec(package) is None:
+            missing[f"needs_{mark}"] = f"needs the {package} package"
     if not os.environ.get("VARFAST_UPSTREAM"):
         missing["upstream"] = "needs VARFAST_UPSTREAM, a folder of checkouts of the hosts' sources"
     return missing

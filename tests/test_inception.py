@@ -28,6 +28,9 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(inception, name, width)
 
 
+MOMENTS = {"arr_0": np.zeros((2, 4, 4, 3), np.uint8), "mu": np.zeros(12), "sigma": np.eye(12)}
+
+
 def network(images: Tensor) -> Tensor:
     weight = torch.randn(48, sum(WIDTHS.values()), generator=torch.Generator().manual_seed(0))
     return F.adaptive_avg_pool2d(images.float() / 255, 4).flatten(1) @ weight
@@ -75,6 +78,9 @@ def test_published_moments_come_before_those_of_the_images(pictures: Tensor, tmp
     pool = network(pictures)[:, :12]
     assert metrics["fid"] == pytest.approx(frechet_of_moments((mean, covariance), moments(pool)))
     assert abs(metrics["sfid"]) < 1e-6 and metrics["precision"] == 1.0
+    # Results are kept under these facts: with other moments they are those of another reference.
+    again = npz(tmp_path / "r.npz", pictures, mu=mean.numpy(), sigma=2 * covariance.numpy())
+    assert InceptionJudge(again, network).facts != judge.facts
 
 
 def test_the_distance_of_two_normal_distributions_in_closed_form() -> None:
@@ -99,6 +105,8 @@ def test_inception_score_at_its_two_ends_and_over_splits() -> None:
         ({"arr_1": np.zeros(3)}, "arr_0 must hold uint8 images"),
         ({"arr_0": np.zeros((2, 4, 4, 3))}, r"got float64 \(2, 4, 4, 3\)"),
         ({"arr_0": np.array([{}], dtype=object)}, "not an .npz of arrays"),
+        (MOMENTS | {"mu": np.zeros(7)}, r"mu must be finite, of shape \(12,\), got shape \(7,\)"),
+        (MOMENTS | {"sigma": np.full((12, 12), np.nan)}, r"sigma must be finite, of shape \(12, 12\)"),
     ],
 )
 def test_other_references_are_refused(arrays: dict[str, Any], words: str, tmp_path: Path) -> None:

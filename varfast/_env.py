@@ -10,7 +10,7 @@ VARIABLES = {
     "VARFAST_DATA": "folder of the Fashion-MNIST files (default: where Debian puts them)",
     "VARFAST_GOLDENS": "in tests: folder of the recorded host tensors",
     "VARFAST_UPSTREAM": "in tests: folder of checkouts of the hosts' own sources",
-    "VARFAST_REQUIRE": "in tests: comma-separated marks (gpu, needs_triton, upstream) whose skips become failures",
+    "VARFAST_REQUIRE": "in tests: comma-separated marks (gpu, upstream, needs_triton, ...) whose skips become failures",
 }
 
 

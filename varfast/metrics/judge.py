@@ -85,7 +85,9 @@ class Judge:
         return {
             "fd": frechet_distance(self._real, features),
             "accuracy": (logits.argmax(1) == labels).double().mean().item(),
-            **inside._asdict(),
+            "precision": inside.precision,
+            "recall": inside.recall,
+            "coverage": inside.coverage,
             "variance": within_class_variance(features, labels) / self._variance,
         }
 
