@@ -132,6 +132,7 @@ class Extractor(nn.Module):
         self.requires_grad_(False)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        assert not torch.backends.cudnn.allow_tf32
         y = self.Mixed_6d.branch1x1(x.float())
         return y.mean((2, 3)), -y.amax((2, 3))
 
@@ -174,6 +175,7 @@ def test_the_network_gives_pooled_spatial_and_logits_and_runs_no_pickled_code(
         y = F.conv2d(images.float(), *tensors.values())
         spatial = torch.from_numpy(evaluators_spatial_features(y))
         torch.testing.assert_close(run(images), torch.cat([y.mean((2, 3)), spatial, -y.amax((2, 3))], dim=1))
+        assert torch.backends.cudnn.allow_tf32  # as it was before
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     with pytest.raises(FileNotFoundError, match="checkpoints"):
         load_network()

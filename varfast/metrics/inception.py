@@ -59,7 +59,9 @@ def load_network(weights: Path | None = None, device: torch.device | str = "cpu"
     @torch.inference_mode()
     def run(images: Tensor) -> Tensor:
         spatial.clear()
-        pool, logits = network(images.to(device))
+        # On a GPU cuDNN would round the factors of its products to 10 bits; a score must not depend on the device.
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            pool, logits = network(images.to(device))
         return torch.cat([pool, spatial[0].float(), logits], dim=1).cpu()
 
     return run
