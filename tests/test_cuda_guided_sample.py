@@ -176,8 +176,8 @@ def test_address_sanitizer_finds_nothing(tmp_path: Path) -> None:
 
 BARRIERS = [("guided_sample/guided_sample_cuda.cu", i)
             for i in range(emulation.barriers("guided_sample/guided_sample_cuda.cu"))]  # fmt: skip
-BARRIERS += [("sample/pack_cuda.h", i) for i in range(emulation.barriers("sample/pack_cuda.h"))]
-BARRIERS.append(("sample/row_cuda.h", emulation.barriers("sample/row_cuda.h") - 1))
+BARRIERS += [("row/pack_cuda.h", i) for i in range(emulation.barriers("row/pack_cuda.h"))]
+BARRIERS.append(("row/row_cuda.h", emulation.barriers("row/row_cuda.h") - 1))
 
 
 @pytest.mark.slow

@@ -112,14 +112,14 @@ def test_address_sanitizer_finds_nothing(tmp_path: Path) -> None:
 
 
 # The last one keeps rows apart that a team takes one after the other, as guided_sample's do.
-BARRIERS = range(emulation.barriers("sample/row_cuda.h") - 1)
+BARRIERS = range(emulation.barriers("row/row_cuda.h") - 1)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("which", BARRIERS)
 def test_every_barrier_is_missed(tmp_path: Path, which: int) -> None:
     """By a row of a block's or by rows of its warps, with filters or without."""
-    kernels = emulation.without_barrier("sample/row_cuda.h", which, tmp_path)
+    kernels = emulation.without_barrier("row/row_cuda.h", which, tmp_path)
     program = emulation.build(SOURCE, kernels=kernels, cache=tmp_path)
     setting = make_setting(random.Random(5), 700, 1) | {"threads": 96, "draws": 3}
     setting["temperature"] = torch.ones(1, dtype=torch.float64)

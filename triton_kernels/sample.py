@@ -195,7 +195,7 @@ def _sample_long(logits, image_step, row_step, step_v, rows, length, vocab, seed
         of_block = tl.arange(0, BLOCKS)
         masses = tl.zeros((BLOCKS,), tl.int64)
         count = 0
-        spread = tl.zeros((BLOCK,), tl.float64)
+        weighted_log = tl.zeros((BLOCK,), tl.float64)
         for block in range(tl.cdiv(vocab, BLOCK)):
             x, token = _load_block(logits, block, step_v, vocab, BLOCK)
             weight, keep = _long_weights(x, token, largest, c_filter, c_draw, least, low, greedy, first)
@@ -203,7 +203,7 @@ def _sample_long(logits, image_step, row_step, step_v, rows, length, vocab, seed
             count += tl.sum(keep.to(tl.int32), axis=0)
             if logprobs is not None:
                 w = weight.to(tl.float64)
-                spread += w * tl.log(tl.maximum(w, 1.0))
+                weighted_log += w * tl.log(tl.maximum(w, 1.0))
         total = tl.sum(masses, axis=0)
         running_masses = tl.cumsum(masses, axis=0)
         for s in range(draws):
@@ -220,7 +220,7 @@ def _sample_long(logits, image_step, row_step, step_v, rows, length, vocab, seed
                 tl.store(logprobs + row * draws + s, logprob.to(tl.float32))
         if logprobs is not None:
             all_weight = total.to(tl.float64)
-            nats = tl.log(all_weight) - tl.sum(spread, axis=0) / all_weight
+            nats = tl.log(all_weight) - tl.sum(weighted_log, axis=0) / all_weight
             tl.store(kept + row, count)
             tl.store(entropy + row, nats.to(tl.float32))
     else:

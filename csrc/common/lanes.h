@@ -3,14 +3,15 @@
 //
 //   load(p), load(p, n)    n < kLanes: the other lanes are 0; any of float, F16, BF16
 //   store(p, x[, n])       correctly rounded to the type of p
-//   stream(p, x)           store past the caches; p at a multiple of a vector; drain() before others may read
+//   stream(p, x)           store past the caches; p at a multiple of a vector; store_fence() before others may read
 //   a + b, a - b, a * b    one rounding each, never fused; fma(a, b, c) fused, one rounding
 //   lt, le, ge, eq, is_nan -> Mask; select(m, a, b) = m ? a : b; count(m), any(m); first_lanes(n)
 //   hmax, hmin, hsum       over the lanes
 //   compress(out, x, m)    the lanes of m side by side; out needs room for kLanes values
 //   trunc_i32, trunc_u32   towards zero; to_f32(I32); bits_f32(I32), f32_bits(F32): same bits
 //   a ^ b, popcount(u)     of U32; the count is an I32
-//   Words                  32-bit words as the low halves of 64-bit lanes, anything above them: splat_words, spread(u),
+//   Words                  32-bit words as the low halves of 64-bit lanes, anything above them: splat_words,
+//   widened(u),
 //                          joined(w); product(a, b) is whole, high_word(w) its upper half, half_whole(w) = w * 2^31
 //   share_at_most(u, s, r) u <= s * (u + r) in float64
 //   store_wide(p, i)       an I32 as 64-bit integers

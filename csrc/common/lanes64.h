@@ -36,7 +36,7 @@ struct LanesOf<double> {
   static constexpr int count = kLanes64;
 };
 
-VF_HD F32 spread(float x) { return splat(x); }
-VF_HD F64 spread(double x) { return splat64(x); }
+VF_HD F32 splat_like(float x) { return splat(x); }
+VF_HD F64 splat_like(double x) { return splat64(x); }
 
 VF_END

@@ -76,7 +76,7 @@ template <class T>
 VF_HD void stream(T* p, F32 x) {
   _mm_stream_si128(reinterpret_cast<__m128i*>(p), narrow(x, T{}));
 }
-VF_HD void drain() { _mm_sfence(); }
+VF_HD void store_fence() { _mm_sfence(); }
 VF_HD U32 load_u32(const uint32_t* p) { return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))}; }
 VF_HD void store_u32(uint32_t* p, U32 x) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), x.v); }
 VF_HD U32 operator^(U32 a, U32 b) { return {_mm256_xor_si256(a.v, b.v)}; }
@@ -190,7 +190,7 @@ VF_HD U32 operator+(U32 a, U32 b) { return {_mm256_add_epi32(a.v, b.v)}; }
 struct Words {
   __m256i even, odd;  // of the even and the odd lanes
 };
-VF_HD Words spread(U32 a) { return {a.v, _mm256_srli_epi64(a.v, 32)}; }
+VF_HD Words widened(U32 a) { return {a.v, _mm256_srli_epi64(a.v, 32)}; }
 VF_HD Words splat_words(uint32_t x) { return {_mm256_set1_epi64x(x), _mm256_set1_epi64x(x)}; }
 VF_HD U32 joined(Words a) { return {_mm256_blend_epi32(a.even, _mm256_slli_epi64(a.odd, 32), 0xaa)}; }
 VF_HD Words operator+(Words a, Words b) { return {_mm256_add_epi64(a.even, b.even), _mm256_add_epi64(a.odd, b.odd)}; }

@@ -69,7 +69,7 @@ template <class T>
 VF_HD void stream(T* p, F32 x) {
   _mm256_stream_si256(reinterpret_cast<__m256i*>(p), narrow(x, T{}));
 }
-VF_HD void drain() { _mm_sfence(); }
+VF_HD void store_fence() { _mm_sfence(); }
 VF_HD U32 load_u32(const uint32_t* p) { return {_mm512_loadu_si512(p)}; }
 VF_HD void store_u32(uint32_t* p, U32 x) { _mm512_storeu_si512(p, x.v); }
 VF_HD U32 operator^(U32 a, U32 b) { return {_mm512_xor_si512(a.v, b.v)}; }
@@ -159,7 +159,7 @@ VF_HD U32 operator+(U32 a, U32 b) { return {_mm512_add_epi32(a.v, b.v)}; }
 struct Words {
   __m512i even, odd;  // of the even and the odd lanes
 };
-VF_HD Words spread(U32 a) { return {a.v, _mm512_srli_epi64(a.v, 32)}; }
+VF_HD Words widened(U32 a) { return {a.v, _mm512_srli_epi64(a.v, 32)}; }
 VF_HD Words splat_words(uint32_t x) { return {_mm512_set1_epi64(x), _mm512_set1_epi64(x)}; }
 VF_HD U32 joined(Words a) { return {_mm512_mask_blend_epi32(0xaaaa, a.even, _mm512_slli_epi64(a.odd, 32))}; }
 VF_HD Words operator+(Words a, Words b) { return {_mm512_add_epi64(a.even, b.even), _mm512_add_epi64(a.odd, b.odd)}; }

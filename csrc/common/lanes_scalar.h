@@ -49,7 +49,7 @@ template <class T>
 VF_HD void stream(T* p, F32 x) {
   store(p, x);
 }
-VF_HD void drain() {}
+VF_HD void store_fence() {}
 VF_HD U32 load_u32(const uint32_t* p) { return {*p}; }
 VF_HD void store_u32(uint32_t* p, U32 x) { *p = x.v; }
 VF_HD U32 operator^(U32 a, U32 b) { return {a.v ^ b.v}; }
@@ -132,7 +132,7 @@ VF_HD U32 operator+(U32 a, U32 b) { return {a.v + b.v}; }
 struct Words {
   uint64_t v;
 };
-VF_HD Words spread(U32 a) { return {a.v}; }
+VF_HD Words widened(U32 a) { return {a.v}; }
 VF_HD Words splat_words(uint32_t x) { return {x}; }
 VF_HD U32 joined(Words a) { return {static_cast<uint32_t>(a.v)}; }
 VF_HD Words operator+(Words a, Words b) { return {a.v + b.v}; }

@@ -15,9 +15,9 @@
 //   shuffle_xor(v, mask) shuffle_up(v, by) shuffle(v, lane) ballot(p)   v: any plain struct of whole 4-byte words
 //   VF_UNROLL(8) for (...)                      unrolled, so that what the loop indexes stays in registers
 //   rough_rsqrt(x)                              1 / sqrt(x) of a normal double to about 20 bits, in one instruction
-//   forget(x)                                   what depends on the int x is computed again, not kept in registers
-//   pinned(view, i)                             global memory from element i on, its address kept, not made anew from
-//                                               what it is the sum of (4 instructions an access, where one will do)
+//   rematerialise(x)                            what depends on the int x is computed again, not kept in registers
+//   keep_address(view, i)                       global memory from element i on. Its address stays in a register; nvcc
+//                                               would add it up again at each access, by 4 instructions
 //   atomic_add(view, i, v) atomic_max(view, i, v) atomic_min(view, i, v)   return what was there; add also of floats
 //   load_pack<N>(view, i) store_pack(view, i, pack)   N neighbours in one access of 2, 4, 8 or 16 aligned bytes
 #pragma once
@@ -84,14 +84,14 @@ VF_DEVICE int warp() { return thread_x() >> 5; }
 VF_DEVICE int warps() { return threads() >> 5; }
 VF_DEVICE void barrier() { __syncthreads(); }
 VF_DEVICE void warp_barrier() { __syncwarp(); }
-VF_DEVICE void forget(int& x) { asm volatile("" : "+r"(x)); }
+VF_DEVICE void rematerialise(int& x) { asm volatile("" : "+r"(x)); }
 VF_DEVICE double rough_rsqrt(double x) {
   double y;
   asm("rsqrt.approx.ftz.f64 %0, %1;" : "=d"(y) : "d"(x));
   return y;
 }
 template <class T>
-VF_DEVICE view<T> pinned(const view<T>& x, int64_t i) {
+VF_DEVICE view<T> keep_address(const view<T>& x, int64_t i) {
   T* start = x.data + i;
   asm("" : "+l"(start));
   __builtin_assume(__isGlobal(start));

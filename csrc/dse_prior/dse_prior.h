@@ -10,23 +10,23 @@
 VF_BEGIN
 
 // Channels handled together. 32 floats are two AVX-512 vectors; a 13 x 13 map of them is 21 KiB, inside a 32 KiB L1.
-constexpr int kTile = 32;
-constexpr int kVecs = kTile / kLanes;
+constexpr int kChannelTile = 32;
+constexpr int kVecs = kChannelTile / kLanes;
 // Targets whose sums are kept in registers, times the chains of each (two where folded): with kVecs vectors they take
 // 16 of AVX-512's 32 registers, 8 of AVX2's 16.
-constexpr int kBlock = kLanes == 16 ? 8 : kLanes == 8 ? 2 : 1;
+constexpr int kSumTargets = kLanes == 16 ? 8 : kLanes == 8 ? 2 : 1;
 
 // out[p, j, :] = sum_t sum_k coef[t, k, p] x[t, k, j, :], one chain of fma's: the dense terms, then the sparse ones.
 // Folded: sources [0, even) and the others have a chain each; out gets their sum, mirror their difference.
 struct Mix {
-  const float* coef;
-  int64_t coef_term, targets;  // strides in floats, of a term and of a source
-  const float* x;
-  int64_t x_term, x_row;
-  int dense, sparse, sources, even;
-  const int32_t* spans;  // (sparse, chains, targets, 2)
-  int columns;           // j: tiles that share the coefficients
-  int64_t x_column, out_row, out_column;
+  const float* coef = nullptr;
+  int64_t coef_term = 0, targets = 0;  // strides in floats, of a term and of a source
+  const float* x = nullptr;
+  int64_t x_term = 0, x_row = 0;
+  int dense = 0, sparse = 0, sources = 0, even = 0;
+  const int32_t* spans = nullptr;  // (sparse, chains, targets, 2)
+  int columns = 0;                 // j: tiles that share the coefficients
+  int64_t x_column = 0, out_row = 0, out_column = 0;
 };
 
 // body(0) to body(N - 1), each with its number a constant: gcc 12 unrolls a loop too late to keep the sums in registers
@@ -127,7 +127,7 @@ VF_HD int mix_columns(const Mix& mix, int p0, int j, float* out, float* mirror, 
 // Targets [first, first + count), the first one at out, the mirror image of the first one at mirror.
 template <int Q>
 VF_HD void mix_targets(const Mix& mix, int first, int count, float* out, float* mirror, int mirrored) {
-  constexpr int kMost = kBlock < Q ? 1 : kBlock / Q;
+  constexpr int kMost = kSumTargets < Q ? 1 : kSumTargets / Q;
   int p = 0;
   const auto step = [&]<int P>() {
     for (; p + P <= count; p += P) {
@@ -165,8 +165,8 @@ VF_HD Part make_part(bool folded, int n, int first, int count) {
   return {first, count, !folded ? 0 : images < count ? images : count, n - 1};
 }
 
-// A block of the target: whole or partial grid rows.
-struct Block {
+// A patch of the target grid: whole or partial grid rows.
+struct Patch {
   Part rows, cols;
 
   VF_HD int positions() const { return rows.size() * cols.size(); }
@@ -179,7 +179,7 @@ struct Block {
   }
 };
 
-VF_HD Block whole_target(const PriorPlan& plan) {
+VF_HD Patch whole_target(const PriorPlan& plan) {
   return {make_part(plan.folded, plan.h, 0, plan.h), make_part(plan.folded, plan.w, 0, plan.w)};
 }
 
@@ -193,18 +193,18 @@ inline int row_shares(const PriorPlan& plan, int64_t tasks, int64_t threads) {
 }
 
 // The one of them at `index`; may be empty.
-VF_HD Block row_share(const PriorPlan& plan, const Block& block, int shares, int index) {
-  const int most = (block.rows.count + shares - 1) / shares, first = index * most;
-  const int left = block.rows.count > first ? block.rows.count - first : 0;
-  return {make_part(plan.folded, plan.h, block.rows.first + first, left < most ? left : most), block.cols};
+VF_HD Patch row_share(const PriorPlan& plan, const Patch& patch, int shares, int index) {
+  const int most = (patch.rows.count + shares - 1) / shares, first = index * most;
+  const int left = patch.rows.count > first ? patch.rows.count - first : 0;
+  return {make_part(plan.folded, plan.h, patch.rows.first + first, left < most ? left : most), patch.cols};
 }
 
-// Calls work(part) for blocks of at most `most` rows, at least 2, that make up `block`.
+// Calls work(part) for patches of at most `most` rows, at least 2, that make up `patch`.
 template <class Work>
-VF_HD void each_rows(const PriorPlan& plan, const Block& block, int most, Work work) {
-  const int step = plan.folded ? most / 2 : most, end = block.rows.first + block.rows.count;
-  for (int first = block.rows.first; first < end; first += step) {
-    work(Block{make_part(plan.folded, plan.h, first, end - first < step ? end - first : step), block.cols});
+VF_HD void each_rows(const PriorPlan& plan, const Patch& patch, int most, Work work) {
+  const int step = plan.folded ? most / 2 : most, end = patch.rows.first + patch.rows.count;
+  for (int first = patch.rows.first; first < end; first += step) {
+    work(Patch{make_part(plan.folded, plan.h, first, end - first < step ? end - first : step), patch.cols});
   }
 }
 
@@ -216,22 +216,28 @@ VF_HD void mix_part(const PriorPlan& plan, const Mix& mix, const Part& part, flo
   }
 }
 
-// Floats of scratch that prior_block needs for a group of rows.
+// Floats of scratch that prior_patch needs for a group of rows.
 VF_HD int64_t prior_scratch(const PriorPlan& plan, int rows) {
-  return static_cast<int64_t>(plan.dense + plan.sparse) * rows * plan.m_w * kTile;
+  return static_cast<int64_t>(plan.dense + plan.sparse) * rows * plan.m_w * kChannelTile;
 }
 
-// The prior of a block, flags not yet applied: out[at * out_row + lane] for its positions.
+// The prior of a patch, flags not yet applied: out[at * out_row + lane] for its positions.
 // x is the tile as gathered, folded where the plan is.
-VF_HD void prior_block(const PriorPlan& plan, const float* x, const Block& block, float* scratch, float* out,
+VF_HD void prior_patch(const PriorPlan& plan, const float* x, const Patch& patch, float* scratch, float* out,
                        int64_t out_row) {
-  const Part &rows = block.rows, &cols = block.cols;
+  const Part &rows = patch.rows, &cols = patch.cols;
   const int terms = plan.dense + plan.sparse;
   if (terms == 0) {
     const int sources = plan.m_h * plan.m_w;
-    const Mix mix{
-        plan.matrix, 0, static_cast<int64_t>(plan.h) * plan.w, x, 0, kTile, 1, 0, sources, sources, nullptr, 1, 0,
-        out_row,     0};
+    const Mix mix{.coef = plan.matrix,
+                  .targets = static_cast<int64_t>(plan.h) * plan.w,
+                  .x = x,
+                  .x_row = kChannelTile,
+                  .dense = 1,
+                  .sources = sources,
+                  .even = sources,
+                  .columns = 1,
+                  .out_row = out_row};
     const bool whole = cols.count == plan.w;  // then the positions follow one another
     for (int i = 0; i < (whole ? 1 : rows.count); ++i) {
       const int first = (rows.first + i) * plan.w + cols.first, count = whole ? rows.count * cols.count : cols.count;
@@ -242,31 +248,40 @@ VF_HD void prior_block(const PriorPlan& plan, const float* x, const Block& block
   const auto even = [&plan](int sources) { return plan.folded ? (sources + 1) / 2 : sources; };
   const int chains = plan.folded ? 2 : 1, height = part_targets(plan.folded, plan.h),
             width = part_targets(plan.folded, plan.w);
-  const int64_t line = static_cast<int64_t>(plan.m_w) * kTile;
+  const int64_t line = static_cast<int64_t>(plan.m_w) * kChannelTile;
   for (int t = 0; t < terms; ++t) {
     const float* coef = plan.along_h + static_cast<int64_t>(t) * plan.m_h * height;
     const bool sparse = t >= plan.dense;
     const int32_t* spans = sparse ? plan.span_h + 2 * chains * (t - plan.dense) * height : nullptr;
-    const Mix mix{coef,           0,     height,   x,     0,    line, sparse ? 0 : 1, sparse ? 1 : 0, plan.m_h,
-                  even(plan.m_h), spans, plan.m_w, kTile, line, kTile};
+    const Mix mix{.coef = coef,
+                  .targets = height,
+                  .x = x,
+                  .x_row = line,
+                  .dense = sparse ? 0 : 1,
+                  .sparse = sparse ? 1 : 0,
+                  .sources = plan.m_h,
+                  .even = even(plan.m_h),
+                  .spans = spans,
+                  .columns = plan.m_w,
+                  .x_column = kChannelTile,
+                  .out_row = line,
+                  .out_column = kChannelTile};
     mix_part(plan, mix, rows, scratch + t * rows.size() * line);
   }
   for (int i = 0; i < rows.size(); ++i) {
-    const Mix mix{plan.along_w,
-                  static_cast<int64_t>(plan.m_w) * width,
-                  width,
-                  scratch + i * line,
-                  rows.size() * line,
-                  kTile,
-                  plan.dense,
-                  plan.sparse,
-                  plan.m_w,
-                  even(plan.m_w),
-                  plan.span_w,
-                  1,
-                  0,
-                  out_row,
-                  0};
+    const Mix mix{.coef = plan.along_w,
+                  .coef_term = static_cast<int64_t>(plan.m_w) * width,
+                  .targets = width,
+                  .x = scratch + i * line,
+                  .x_term = rows.size() * line,
+                  .x_row = kChannelTile,
+                  .dense = plan.dense,
+                  .sparse = plan.sparse,
+                  .sources = plan.m_w,
+                  .even = even(plan.m_w),
+                  .spans = plan.span_w,
+                  .columns = 1,
+                  .out_row = out_row};
     mix_part(plan, mix, cols, out + static_cast<int64_t>(i) * cols.size() * out_row);
   }
 }

@@ -9,17 +9,17 @@ VF_BEGIN
 namespace {
 
 template <class T>
-void dse_prior_span(const DsePriorArgs& args, int64_t image, int64_t c0, const Block& share, float* scratch) {
+void dse_prior_span(const DsePriorArgs& args, int64_t image, int64_t c0, const Patch& share, float* scratch) {
   const PriorPlan& plan = args.plan;
   const int64_t wide = span_width(plan), width = args.channels - c0 < wide ? args.channels - c0 : wide;
   const T* prev = static_cast<const T*>(args.prev) + image * args.batch_stride + c0;
   T* const out = static_cast<T*>(args.out) + image * plan.h * plan.w * args.channels + c0;
   span_prior(
-      plan, prev, args.row_stride, width, share, scratch, [](const Block&) {},
-      [&](const Block& block, int at, const float* prior, const TileFlags* flags) {
-        T* const to = out + block.position(plan, at) * args.channels;
+      plan, prev, args.row_stride, width, share, scratch, [](const Patch&) {},
+      [&](const Patch& patch, int at, const float* prior, const TileFlags* flags) {
+        T* const to = out + patch.position(plan, at) * args.channels;
         for (int i = 0; i < width; i += kLanes) {
-          const F32 value = flagged(flags[i / kTile], i % kTile / kLanes, load(prior + i));
+          const F32 value = flagged(flags[i / kChannelTile], i % kChannelTile / kLanes, load(prior + i));
           store_upto(to + i, value, width - i, args.past_caches);
         }
       });
@@ -31,12 +31,12 @@ void dse_prior_tasks(const DsePriorArgs& args, int64_t begin, int64_t end, float
   const PriorPlan& plan = args.plan;
   const int64_t wide = span_width(plan), spans = (args.channels + wide - 1) / wide;
   for (int64_t task = begin; task < end; ++task) {
-    const Block share = row_share(plan, whole_target(plan), args.shares, static_cast<int>(task % args.shares));
+    const Patch share = row_share(plan, whole_target(plan), args.shares, static_cast<int>(task % args.shares));
     const int64_t span = task / args.shares;
     if (share.rows.count == 0) continue;
     VF_FOR_DTYPE(args.dtype, T, dse_prior_span<T>(args, span / spans, span % spans * wide, share, scratch));
   }
-  drain();
+  store_fence();
 }
 
 VF_END

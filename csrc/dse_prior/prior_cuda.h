@@ -10,7 +10,7 @@ VF_BEGIN
 // The sources of the last product and each channel's flag: where the operator is one matrix prev itself, else its
 // mixture along the height. All threads of the block; ends at a barrier.
 template <int kRows, bool kFolded, class T>
-VF_DEVICE void prior_sources(const PriorPlan& plan, const PrevTiles<T>& prev, const Block& share, int tiles,
+VF_DEVICE void prior_sources(const PriorPlan& plan, const PrevTiles<T>& prev, const Patch& share, int tiles,
                              const view<float>& data, const view<int>& flags) {
   const PriorShape shape = prior_shape<kFolded>(plan);
   const Between between = between_of(shape, share, data);
@@ -37,7 +37,7 @@ VF_DEVICE void prior_sources(const PriorPlan& plan, const PrevTiles<T>& prev, co
 }
 
 template <bool kFolded, class Sink>
-VF_DEVICE void prior_targets(const PriorPlan& plan, const Block& share, int tiles, int width, const view<float>& data,
+VF_DEVICE void prior_targets(const PriorPlan& plan, const Patch& share, int tiles, int width, const view<float>& data,
                              const view<int>& flags, const Sink& sink) {
   mix_width<kFolded ? 2 : 1>(plan, share, tiles, width, data, flags, sink);
 }
@@ -66,7 +66,7 @@ VF_HD PriorCut cut_prior(const PriorShape& shape) {
 struct PriorWork {
   int64_t image, c0;
   int width;  // channels of the tile
-  Block share;
+  Patch share;
 };
 
 VF_HD PriorWork prior_work(const PriorShape& shape, const PriorCut& cut, int64_t channels, int64_t index) {

@@ -24,7 +24,7 @@ struct PriorShape {
   VF_HD int cols() const { return part_targets(folded, width); }
   // Rows or columns of the target that come with each of them.
   VF_HD int images() const { return folded ? 2 : 1; }
-  VF_HD Block share(int row, int rows, int col, int cols) const {
+  VF_HD Patch share(int row, int rows, int col, int cols) const {
     return {make_part(folded, height, row, rows), make_part(folded, width, col, cols)};
   }
 };
@@ -51,7 +51,7 @@ struct Between {
   }
 };
 
-VF_DEVICE Between between_of(const PriorShape& shape, const Block& share, const view<float>& data) {
+VF_DEVICE Between between_of(const PriorShape& shape, const Patch& share, const view<float>& data) {
   return {data, shape.dense + shape.sparse, share.rows.size(), shape.sources};
 }
 
@@ -104,7 +104,7 @@ struct PrevTiles {
   }
   // Where `pairs`: one column's pairs, a row every plan.m_w * row_stride.
   VF_DEVICE view<const T> column(int column, int channel) const {
-    return pinned(data, column * row_stride + c0 + (channel < width ? channel : width - kLaneChannels));
+    return keep_address(data, column * row_stride + c0 + (channel < width ? channel : width - kLaneChannels));
   }
 };
 
@@ -113,7 +113,7 @@ VF_DEVICE PrevTiles<T> prev_tiles(const PriorPlan& plan, const void* prev, int64
                                   int64_t batch_stride, int64_t row_stride, bool pairs) {
   const int64_t sources = static_cast<int64_t>(plan.m_h) * plan.m_w;
   const view<const T> data(static_cast<const T*>(prev) + image * batch_stride, (sources - 1) * row_stride + channels);
-  return {pinned(data, 0), static_cast<int>(row_stride), pairs, 0, static_cast<int>(channels)};
+  return {keep_address(data, 0), static_cast<int>(row_stride), pairs, 0, static_cast<int>(channels)};
 }
 
 // Why a channel has no prior; the greater one holds.

@@ -15,10 +15,10 @@ VF_BEGIN
 // Channels that one pass takes from each position: 512 bytes in a row, long enough for the processor's prefetcher,
 // where a tile of 32 alone would touch two cache lines a position.
 constexpr int kSubs = 4;
-constexpr int kSpan = kSubs * kTile;
+constexpr int kSpan = kSubs * kChannelTile;
 
 // Large source grids take half the span: 48 x 48 sources of 128 channels are 1.1 MiB, beyond a second-level cache.
-VF_HD int span_width(const PriorPlan& plan) { return plan.m_h * plan.m_w <= 512 ? kSpan : 2 * kTile; }
+VF_HD int span_width(const PriorPlan& plan) { return plan.m_h * plan.m_w <= 512 ? kSpan : 2 * kChannelTile; }
 
 // Which channels of a tile have a prior.
 struct TileFlags {
@@ -31,32 +31,35 @@ struct TileFlags {
 // the second 28; 128 rows 23.
 constexpr int kAhead = 32;
 
-// Gathers `width` channels of prev into x[tile, source, kTile], zeros in place of what is not finite. Folds them on the
-// way along the height, two mirrored rows at a time, where the plan is folded, and leaves each row with the mirror
-// image of source c, of its width, ceil(m_w/2) behind it.
+// Gathers `width` channels of prev into x[tile, source, kChannelTile], zeros in place of what is not finite. Folds them
+// on the way along the height, two mirrored rows at a time, where the plan is folded, and leaves each row with the
+// mirror image of source c, of its width, ceil(m_w/2) behind it.
 template <class T>
 VF_HD void gather_prev(const PriorPlan& plan, const T* prev, int64_t row_stride, int64_t width, float* x,
                        TileFlags* flags) {
   const F32 infinity = splat(std::numeric_limits<float>::infinity());
   const Mask nothing = lt(infinity, infinity);
   const int m_h = plan.m_h, m_w = plan.m_w, even_h = (m_h + 1) / 2, even_w = (m_w + 1) / 2;
-  const int64_t padded = (width + kTile - 1) / kTile * kTile;
+  const int64_t padded = (width + kChannelTile - 1) / kChannelTile * kChannelTile;
   for (int64_t i = 0; i < width; i += kLanes) {
-    flags[i / kTile].none[i % kTile / kLanes] = flags[i / kTile].poison[i % kTile / kLanes] = nothing;
+    flags[i / kChannelTile].none[i % kChannelTile / kLanes] =
+        flags[i / kChannelTile].poison[i % kChannelTile / kLanes] = nothing;
   }
   const auto ask = [&](int s) VF_ALWAYS_INLINE { prefetch_far(prev + s * row_stride, width); };
   const auto finite_or_zero = [&](int s, int64_t i) VF_ALWAYS_INLINE {
     const F32 value = i < width ? load_upto(prev + s * row_stride + i, width - i) : splat(0.0f);
     const Mask finite = eq(value - value, splat(0.0f));
     if (all(finite)) return value;
-    TileFlags& flag = flags[i / kTile];
-    const int v = static_cast<int>(i % kTile / kLanes);
+    TileFlags& flag = flags[i / kChannelTile];
+    const int v = static_cast<int>(i % kChannelTile / kLanes);
     const Mask none = eq(value, -infinity);
     flag.none[v] = flag.none[v] | none;
     flag.poison[v] = flag.poison[v] | (~finite & ~none);
     return select(finite, value, splat(0.0f));
   };
-  const auto place = [&](int s, int64_t i) { return x + (i / kTile * m_h * m_w + s) * kTile + i % kTile; };
+  const auto place = [&](int s, int64_t i) {
+    return x + (i / kChannelTile * m_h * m_w + s) * kChannelTile + i % kChannelTile;
+  };
   if (!plan.folded) {
     for (int s = 0; s < kAhead && s < m_h * m_w; ++s) ask(s);
     for (int s = 0; s < m_h * m_w; ++s) {
@@ -92,9 +95,9 @@ VF_HD void gather_prev(const PriorPlan& plan, const T* prev, int64_t row_stride,
 // Folds a gathered tile along the width, in place.
 VF_HD void fold_width(const PriorPlan& plan, float* x) {
   const int even = (plan.m_w + 1) / 2;
-  for (int r = 0; r < plan.m_h; ++r, x += static_cast<int64_t>(plan.m_w) * kTile) {
+  for (int r = 0; r < plan.m_h; ++r, x += static_cast<int64_t>(plan.m_w) * kChannelTile) {
     for (int c = 0; c < plan.m_w / 2; ++c) {
-      float *const a = x + c * kTile, *const b = x + (even + c) * kTile;
+      float *const a = x + c * kChannelTile, *const b = x + (even + c) * kChannelTile;
       for (int v = 0; v < kVecs; ++v) {
         const F32 value = load(a + v * kLanes), other = load(b + v * kLanes);
         store(a + v * kLanes, value + other);
@@ -121,24 +124,24 @@ VF_HD int64_t span_scratch(const PriorPlan& plan) {
   return span_floats(plan) + static_cast<int64_t>(kRows) * plan.w * span_width(plan) + prior_scratch(plan, kRows);
 }
 
-// The prior of `width` channels, at most a span, in a block of the target, some rows at a time: before(block) as soon
-// as they are known, then use(block, at, prior, flags) for each position; flags, one a tile, are not yet applied.
+// The prior of `width` channels, at most a span, in a patch of the target, some rows at a time: before(patch) as soon
+// as they are known, then use(patch, at, prior, flags) for each position; flags, one a tile, are not yet applied.
 template <class T, class Before, class Use>
-VF_HD void span_prior(const PriorPlan& plan, const T* prev, int64_t row_stride, int64_t width, const Block& target,
+VF_HD void span_prior(const PriorPlan& plan, const T* prev, int64_t row_stride, int64_t width, const Patch& target,
                       float* scratch, Before before, Use use) {
   const int sources = plan.m_h * plan.m_w, wide = span_width(plan);
   float* const prior = scratch + span_floats(plan);
   float* const between = prior + static_cast<int64_t>(kRows) * plan.w * wide;
-  const auto tile = [&](int sub) { return scratch + static_cast<int64_t>(sub) * sources * kTile; };
+  const auto tile = [&](int sub) { return scratch + static_cast<int64_t>(sub) * sources * kChannelTile; };
   TileFlags flags[kSubs];
   gather_prev(plan, prev, row_stride, width, scratch, flags);
-  for (int sub = 0; plan.folded && sub * kTile < width; ++sub) fold_width(plan, tile(sub));
-  each_rows(plan, target, kRows, [&](const Block& block) {
-    before(block);
-    for (int sub = 0; sub * kTile < width; ++sub) {
-      prior_block(plan, tile(sub), block, between, prior + sub * kTile, wide);
+  for (int sub = 0; plan.folded && sub * kChannelTile < width; ++sub) fold_width(plan, tile(sub));
+  each_rows(plan, target, kRows, [&](const Patch& patch) {
+    before(patch);
+    for (int sub = 0; sub * kChannelTile < width; ++sub) {
+      prior_patch(plan, tile(sub), patch, between, prior + sub * kChannelTile, wide);
     }
-    for (int at = 0; at < block.positions(); ++at) use(block, at, prior + at * wide, flags);
+    for (int at = 0; at < patch.positions(); ++at) use(patch, at, prior + at * wide, flags);
   });
 }
 

@@ -11,7 +11,7 @@ struct WidthTask {
   static constexpr int kGroup = kTargetGroup / Q;
   const PriorPlan& plan;
   const PriorShape& shape;
-  const Block& share;
+  const Patch& share;
   const Between& between;
   const Sink& sink;
   int tile, row, group;
@@ -91,7 +91,7 @@ struct WidthTask {
     }
     Pair sum[kTargetGroup];
     mix(sum);
-    forget(first);  // places kept through the products would be 10 to 40 registers too many
+    rematerialise(first);  // places kept through the products would be 10 to 40 registers too many
     for (int e = 0; e < kLaneChannels; ++e) {
       const float special = flag_value(flags[channel() + e]);
       for (int p = 0; p < kGroup; ++p) {
@@ -112,7 +112,7 @@ struct WidthTask {
 // first, so that what it asks of memory is under way meanwhile, and sink.store(place, channel, prior, loaded) last;
 // both of a pair of channels.
 template <int Q, class Sink>
-VF_DEVICE void mix_width(const PriorPlan& plan, const Block& share, int tiles, int width, const view<float>& data,
+VF_DEVICE void mix_width(const PriorPlan& plan, const Patch& share, int tiles, int width, const view<float>& data,
                          const view<int>& flags, const Sink& sink) {
   constexpr int kGroup = kTargetGroup / Q;
   const PriorShape shape = prior_shape<Q == 2>(plan);

@@ -9,7 +9,7 @@
 namespace varfast {
 
 // Queries of a task: 512 of them pay for staging the tiles they share (1/512 of the work), and are 64 KiB at C = 32.
-constexpr int64_t kChunk = 512;
+constexpr int64_t kQueriesPerTask = 512;
 
 }  // namespace varfast
 
@@ -37,13 +37,14 @@ Work take_work(Arena& arena, const GaussianKdeArgs& args) {
   Work work;
   work.queries = take_distinct(arena, args.queries, args.codes);
   work.samples = take_distinct(arena, args.samples, args.codes);
-  work.x = arena.take<float>((args.queries.count < kChunk ? args.queries.count : kChunk) * args.channels);
+  work.x =
+      arena.take<float>((args.queries.count < kQueriesPerTask ? args.queries.count : kQueriesPerTask) * args.channels);
   work.y = arena.take<float>(kSamples * args.channels);
   work.start = arena.take<float>(kSamples);
   work.weight = arena.take<float>(kSamples);
   work.distance = arena.take<float>(kQueries * kSamples);
   work.table = arena.take<float>(args.bits ? table_entries(args.channels) : 0);
-  work.density = arena.take<Density>(kChunk);
+  work.density = arena.take<Density>(kQueriesPerTask);
   return work;
 }
 
@@ -79,7 +80,7 @@ void density_chunk(const GaussianKdeArgs& args, int64_t group, int64_t first, Wo
   using S = typename Staged<T>::type;
   const int64_t words = args.bits ? (args.channels + 31) / 32 : args.channels;
   const int64_t left = work.queries.count - first;
-  const int64_t queries = left < kChunk ? left : kChunk;
+  const int64_t queries = left < kQueriesPerTask ? left : kQueriesPerTask;
   S* x = static_cast<S*>(work.x);
   for (int64_t q = 0; q < queries; ++q) {
     stage(row_of<T>(args.queries, group, work.queries.row[first + q]), args.channels, 1, x + q * words);
@@ -116,7 +117,7 @@ void density_tasks(const GaussianKdeArgs& args, int64_t begin, int64_t end, char
   int64_t known = -1;  // the group whose rows `work` describes
   for (int64_t task = begin; task < end; ++task) {
     const int64_t group = task / args.chunks;
-    const int64_t first = task % args.chunks * kChunk;
+    const int64_t first = task % args.chunks * kQueriesPerTask;
     if (group != known) {
       find_distinct(args.queries, args.codes, group, nullptr, 0, work.queries);
       find_distinct(args.samples, args.codes, group, group_weights(args, group), args.weight_stride, work.samples);
@@ -210,7 +211,7 @@ Tensor gaussian_kde(const Tensor& points, const OptTensor& samples, const OptTen
   const int64_t groups = points.size(0);
   set_bandwidth(args, bandwidth, hold);
   args.log = log;
-  args.chunks = (args.queries.count + kChunk - 1) / kChunk;
+  args.chunks = (args.queries.count + kQueriesPerTask - 1) / kQueriesPerTask;
   Tensor out = empty_like_shape(points, {groups, args.queries.count}, ScalarType::Float);
   args.out = out.mutable_data_ptr();
   const int64_t bytes = VF_DISPATCH(gaussian_kde_scratch, args);

@@ -227,7 +227,7 @@ VF_KERNEL sigma_kernel(GaussianKdeArgs args) {
     return static_cast<double>(float(given[group * args.weight_group_stride + n * args.weight_stride]));
   };
   const auto add = [](double a, double b) -> double { return a + b; };
-  double total = 0.0, spread = 0.0;
+  double total = 0.0, deviation = 0.0;
   for (int64_t n = thread_x(); n < count; n += threads()) total += weight_of(n);
   total = block_reduce(total, add, totals);
   for (int64_t channel = lane(); channel < (args.channels + 31) / 32 * 32; channel += 32) {
@@ -248,11 +248,11 @@ VF_KERNEL sigma_kernel(GaussianKdeArgs args) {
     };
     const double mean = average([](double x) { return x; });
     const double variance = average([mean](double x) { return (x - mean) * (x - mean); });
-    if (channel < args.channels) spread += ::sqrt(variance);
+    if (channel < args.channels) deviation += ::sqrt(variance);
   }
-  for (int mask = 1; mask < 32; mask <<= 1) spread += shuffle_xor(spread, mask);
+  for (int mask = 1; mask < 32; mask <<= 1) deviation += shuffle_xor(deviation, mask);
   if (thread_x() == 0) {
-    view<double>(static_cast<double*>(args.out), args.groups)[group] = spread / static_cast<double>(args.channels);
+    view<double>(static_cast<double*>(args.out), args.groups)[group] = deviation / static_cast<double>(args.channels);
   }
 }
 

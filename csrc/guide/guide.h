@@ -55,7 +55,7 @@ VF_HD void combine_position(const GuideArgs& args, int64_t image, int64_t positi
     if constexpr (kUncond) cfg = cfg_of(strengths, c, load_upto(uncond + i, left));
     F32 guided = cfg;
     if constexpr (kPrior) {
-      const int tile = static_cast<int>(i) / kTile, v = static_cast<int>(i) % kTile / kLanes;
+      const int tile = static_cast<int>(i) / kChannelTile, v = static_cast<int>(i) % kChannelTile / kLanes;
       guided = guided_of(strengths, c, cfg, flagged(flags[tile], v, load(prior + i)));
     }
     sink(position, c0 + i, left, guided, cfg);
@@ -75,23 +75,23 @@ VF_HD void combine(const GuideArgs& args, int64_t image, int64_t position, int64
   }
 }
 
-// Makes the prior of prev's channels from c0 on, a span of them, in a block of the target and combines it.
+// Makes the prior of prev's channels from c0 on, a span of them, in a patch of the target and combines it.
 template <class T, class Sink>
-VF_HD void guide_span(const GuideArgs& args, int64_t image, int64_t c0, const Block& target, float* scratch,
+VF_HD void guide_span(const GuideArgs& args, int64_t image, int64_t c0, const Patch& target, float* scratch,
                       Sink& sink) {
   const T* prev = static_cast<const T*>(args.prev.data) + image * args.prev.batch_stride + c0;
   const int64_t wide = span_width(args.plan), width = args.channels - c0 < wide ? args.channels - c0 : wide;
-  const auto ask = [&](const Block& block, int at) VF_ALWAYS_INLINE {
-    if (at >= block.positions()) return;
-    prefetch_position<T>(args, image, block.position(args.plan, at), c0, width);
+  const auto ask = [&](const Patch& patch, int at) VF_ALWAYS_INLINE {
+    if (at >= patch.positions()) return;
+    prefetch_position<T>(args, image, patch.position(args.plan, at), c0, width);
   };
-  const auto before = [&](const Block& block) {
-    for (int at = 0; at < kAhead; ++at) ask(block, at);
+  const auto before = [&](const Patch& patch) {
+    for (int at = 0; at < kAhead; ++at) ask(patch, at);
   };
   span_prior(args.plan, prev, args.prev.row_stride, width, target, scratch, before,
-             [&](const Block& block, int at, const float* prior, const TileFlags* flags) {
-               ask(block, at + kAhead);
-               combine<T>(args, image, block.position(args.plan, at), c0, width, prior, flags, sink);
+             [&](const Patch& patch, int at, const float* prior, const TileFlags* flags) {
+               ask(patch, at + kAhead);
+               combine<T>(args, image, patch.position(args.plan, at), c0, width, prior, flags, sink);
              });
 }
 

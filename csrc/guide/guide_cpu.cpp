@@ -12,7 +12,7 @@ VF_BEGIN
 namespace {
 
 template <class T>
-struct StoreBoth {
+struct StoreLanes {
   T* guided;
   T* cfg;
   int64_t channels;
@@ -24,14 +24,14 @@ struct StoreBoth {
 };
 
 template <class T>
-StoreBoth<T> outputs(const GuideTask& task, int64_t image) {
+StoreLanes<T> outputs(const GuideTask& task, int64_t image) {
   const int64_t at = image * task.guide.length * task.guide.channels;
   return {static_cast<T*>(task.guided) + at, static_cast<T*>(task.cfg) + at, task.guide.channels, task.past_caches};
 }
 
 template <class T>
 void guide_position(const GuideTask& task, int64_t image, int64_t position) {
-  StoreBoth<T> sink = outputs<T>(task, image);
+  StoreLanes<T> sink = outputs<T>(task, image);
   combine<T>(task.guide, image, position, 0, task.guide.channels, nullptr, nullptr, sink);
 }
 
@@ -43,20 +43,20 @@ void guide_tasks(const GuideTask& task, int64_t begin, int64_t end, float* scrat
     for (int64_t at = begin; at < end; ++at) {
       VF_FOR_DTYPE(args.dtype, T, guide_position<T>(task, at / args.length, at % args.length));
     }
-    drain();
+    store_fence();
     return;
   }
   const PriorPlan& plan = args.plan;
   for (int64_t at = begin; at < end; ++at) {
-    const Block share = row_share(plan, whole_target(plan), task.shares, static_cast<int>(at % task.shares));
+    const Patch share = row_share(plan, whole_target(plan), task.shares, static_cast<int>(at % task.shares));
     const int64_t span = at / task.shares, image = span / task.spans;
     if (share.rows.count == 0) continue;
     VF_FOR_DTYPE(args.dtype, T, {
-      StoreBoth<T> sink = outputs<T>(task, image);
+      StoreLanes<T> sink = outputs<T>(task, image);
       guide_span<T>(args, image, span % task.spans * span_width(plan), share, scratch, sink);
     });
   }
-  drain();
+  store_fence();
 }
 
 void guide64_tasks(const GuideTask& task, int64_t begin, int64_t end, double* scratch) {

@@ -39,7 +39,7 @@ VF_KERNEL guide_rows_kernel(GuideTask task) {
 
 // Where the two maps of an image go.
 template <class T>
-struct StoreBoth {
+struct StorePairs {
   view<T> guided, cfg;
   int64_t channels;
 
@@ -63,9 +63,9 @@ guide_prior_kernel(GuideTask task, bool prev_pairs, bool pairs) {
   VF_SHARED_DYNAMIC(float, between, cut.rows* between_floats(shape));
   VF_SHARED(StrengthPair, strengths, kMostPositions);
   const PriorWork work = prior_work(shape, cut, args.channels, block_x());
-  const StoreBoth<T> store{image_of<T>(task.guided, work.image, args.length, args.channels),
-                           image_of<T>(task.cfg, work.image, args.length, args.channels), args.channels};
-  GuidedSink<T, StoreBoth<T>> sink = guided_sink<T>(args, work.image, pairs, shape.width, strengths, store);
+  const StorePairs<T> store{image_of<T>(task.guided, work.image, args.length, args.channels),
+                            image_of<T>(task.cfg, work.image, args.length, args.channels), args.channels};
+  GuidedSink<T, StorePairs<T>> sink = guided_sink<T>(args, work.image, pairs, shape.width, strengths, store);
   PrevTiles<T> prev = prev_tiles<T>(plan, args.prev.data, args.channels, work.image, args.prev.batch_stride,
                                     args.prev.row_stride, prev_pairs);
   prev.c0 = sink.c0 = static_cast<int>(work.c0);

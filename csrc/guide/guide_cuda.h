@@ -31,7 +31,7 @@ using StrengthPair = Pack<float, 2>;
 constexpr int kMostPositions = kShareRows * kShareTargets;
 
 // All threads of the block; a barrier must follow.
-VF_DEVICE void share_strengths(const GuideArgs& args, int image, const Block& share, int targets,
+VF_DEVICE void share_strengths(const GuideArgs& args, int image, const Patch& share, int targets,
                                const view<StrengthPair>& out) {
   for (int at = thread_x(); at < share.positions(); at += threads()) {
     const int position = share.rows.at(at / share.cols.size()) * targets + share.cols.at(at % share.cols.size());
@@ -103,7 +103,7 @@ struct GuidedSink {
 template <class T, class Store>
 VF_DEVICE GuidedSink<T, Store> guided_sink(const GuideArgs& args, int64_t image, bool pairs, int targets,
                                            const view<StrengthPair>& strengths, const Store& keep) {
-  const auto map = [&](const MapView& x) { return pinned(image_of<T>(x, image, args.length, args.channels), 0); };
+  const auto map = [&](const MapView& x) { return keep_address(image_of<T>(x, image, args.length, args.channels), 0); };
   const bool with_uncond = args.uncond.data != nullptr;
   return {map(args.cond),
           map(with_uncond ? args.uncond : args.cond),

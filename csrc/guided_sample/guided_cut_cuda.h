@@ -15,7 +15,7 @@ struct Chip {
   int64_t bytes;  // of shared memory that a block can have
   int cluster;    // most blocks of a cluster
 };
-struct Spread {
+struct ClusterCut {
   int blocks;      // of a cluster
   int slice;       // channels that a block makes, whole tiles
   int each;        // positions that a block samples
@@ -27,7 +27,7 @@ struct Spread {
 };
 struct GuidedTask {
   GuidedSampleTask op;
-  Spread spread;
+  ClusterCut cut;
   float* rows;             // the rows of all blocks, where they do not fit on chip
   bool prev_pairs, pairs;  // whether pairs of channels are whole in prev, and in cond and uncond
 };
@@ -48,40 +48,40 @@ constexpr int kEnoughPositions = 32;
 
 // Positions of a whole share of `rows` and `cols` targets.
 inline int64_t share_positions(const PriorShape& shape, int rows, int cols) {
-  const Block share = shape.share(0, rows, 0, cols);
+  const Patch share = shape.share(0, rows, 0, cols);
   return share.positions();
 }
 
 // Cuts the target into the largest shares whose rows fit on `blocks` blocks of a cluster; returns whether any fits.
-inline bool cut_share(const GuideArgs& args, Spread& spread, const Chip& chip, int blocks) {
+inline bool cut_share(const GuideArgs& args, ClusterCut& cut, const Chip& chip, int blocks) {
   const PriorShape shape = guided_shape(args);
   const int64_t tiles = (args.channels + kWarpTile - 1) / kWarpTile;
   const int64_t per_row = args.prev.data == nullptr ? 0 : between_floats(shape) * 4;
   // Two blocks of a cluster share an SM, so that one samples while the other waits for memory; 1 KiB of it is CUDA's
   // own.
   const int64_t room = blocks == 1 ? chip.bytes - kGuidedReserve : (chip.bytes + 1024) / 2 - 1024 - kClusterReserve;
-  spread.blocks = blocks;
-  spread.slice = static_cast<int>((tiles + blocks - 1) / blocks) * kWarpTile;
-  spread.rows = shape.rows() < kShareRows / shape.images() ? shape.rows() : kShareRows / shape.images();
-  spread.cols = shape.cols() < kShareTargets / shape.images() ? shape.cols() : kShareTargets / shape.images();
+  cut.blocks = blocks;
+  cut.slice = static_cast<int>((tiles + blocks - 1) / blocks) * kWarpTile;
+  cut.rows = shape.rows() < kShareRows / shape.images() ? shape.rows() : kShareRows / shape.images();
+  cut.cols = shape.cols() < kShareTargets / shape.images() ? shape.cols() : kShareTargets / shape.images();
   const int group = kTargetGroup / shape.images();
-  const auto smaller = [&spread, group] {
-    if (spread.rows > 1) {
-      spread.rows /= 2;
+  const auto smaller = [&cut, group] {
+    if (cut.rows > 1) {
+      cut.rows /= 2;
     } else {
-      spread.cols = spread.cols > group ? (spread.cols / 2 + group - 1) / group * group : spread.cols / 2;
+      cut.cols = cut.cols > group ? (cut.cols / 2 + group - 1) / group * group : cut.cols / 2;
     }
   };
   for (;; smaller()) {
-    if (spread.cols == 0) return false;
-    spread.each = static_cast<int>((share_positions(shape, spread.rows, spread.cols) + blocks - 1) / blocks);
-    const int64_t left = room - static_cast<int64_t>(spread.each) * blocks * spread.slice * 4 - spread.rows * per_row;
+    if (cut.cols == 0) return false;
+    cut.each = static_cast<int>((share_positions(shape, cut.rows, cut.cols) + blocks - 1) / blocks);
+    const int64_t left = room - static_cast<int64_t>(cut.each) * blocks * cut.slice * 4 - cut.rows * per_row;
     if (left < 0) continue;
-    spread.tiles = 1 + static_cast<int>(per_row == 0 ? 0 : left / (spread.rows * per_row));
+    cut.tiles = 1 + static_cast<int>(per_row == 0 ? 0 : left / (cut.rows * per_row));
     break;
   }
-  spread.tiles = spread.tiles < kStepTiles ? spread.tiles : kStepTiles;
-  spread.on_chip = true;
+  cut.tiles = cut.tiles < kStepTiles ? cut.tiles : kStepTiles;
+  cut.on_chip = true;
   return true;
 }
 
@@ -90,46 +90,46 @@ constexpr int64_t kPlainFloats = 4096;
 
 inline void cut_guided(GuidedTask& task, const Chip& chip) {
   const GuideArgs& args = task.op.guide;
-  Spread& spread = task.spread;
+  ClusterCut& cut = task.cut;
   const PriorShape shape = guided_shape(args);
   const int64_t channels = args.channels;
   if (args.prev.data == nullptr) {
     const int64_t fit = kPlainFloats / channels;
     const int cols = static_cast<int>(fit < 1 ? 1 : fit < shape.width ? fit : shape.width);
     const bool on_chip = channels * 4 <= chip.bytes - kGuidedReserve;
-    spread = {1, static_cast<int>((channels + 3) / 4 * 4), cols, 0, on_chip, 1, cols, 0, 0};
+    cut = {1, static_cast<int>((channels + 3) / 4 * 4), cols, 0, on_chip, 1, cols, 0, 0};
   } else {
-    spread.on_chip = false;
+    cut.on_chip = false;
     int64_t most = 0;
     for (int blocks = 1; blocks <= chip.cluster && most < kEnoughPositions; blocks *= 2) {
-      Spread other = spread;
+      ClusterCut other = cut;
       if (!cut_share(args, other, chip, blocks)) continue;
       const int64_t positions = share_positions(shape, other.rows, other.cols);
       if (positions <= most) continue;
       most = positions;
-      spread = other;
+      cut = other;
     }
-    if (!spread.on_chip) {
+    if (!cut.on_chip) {
       const int cols = shape.cols() < kTargetGroup / shape.images() ? shape.cols() : kTargetGroup / shape.images();
-      spread = {1,
-                static_cast<int>((channels + kWarpTile - 1) / kWarpTile) * kWarpTile,
-                static_cast<int>(share_positions(shape, 1, cols)),
-                1,
-                false,
-                1,
-                cols,
-                0,
-                0};
+      cut = {1,
+             static_cast<int>((channels + kWarpTile - 1) / kWarpTile) * kWarpTile,
+             static_cast<int>(share_positions(shape, 1, cols)),
+             1,
+             false,
+             1,
+             cols,
+             0,
+             0};
     }
   }
-  spread.across = (shape.cols() + spread.cols - 1) / spread.cols;
-  spread.shares = static_cast<int64_t>((shape.rows() + spread.rows - 1) / spread.rows) * spread.across;
+  cut.across = (shape.cols() + cut.cols - 1) / cut.cols;
+  cut.shares = static_cast<int64_t>((shape.rows() + cut.rows - 1) / cut.rows) * cut.across;
 }
 
 // Floats of global memory that the rows need: 0 where they fit on chip.
 inline int64_t spilled_floats(const GuidedTask& task) {
-  const Spread& spread = task.spread;
-  return spread.on_chip ? 0 : task.op.guide.batch * spread.shares * spread.each * spread.slice;
+  const ClusterCut& cut = task.cut;
+  return cut.on_chip ? 0 : task.op.guide.batch * cut.shares * cut.each * cut.slice;
 }
 
 VF_END

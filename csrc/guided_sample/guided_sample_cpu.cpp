@@ -21,23 +21,23 @@ VF_DECLARE_KERNEL(void, sample_band, (const GuidedSampleTask&, const GuidedBand&
 VF_DECLARE_KERNEL(void, guided_sample_plain, (const GuidedSampleTask&, int64_t begin, int64_t end, float* scratch))
 
 #include "guide/guide.h"
-#include "sample/pairs.h"
+#include "row/pairs.h"
 
 VF_BEGIN
 
 // Floats between the guided rows of two positions: the vocabulary, a vector to spare, and one cache line more, so that
 // rows of 4096 do not all fall into the same sets of the cache.
-VF_HD int64_t guided_stride(int64_t channels) { return (channels + kTile + 15) / 16 * 16 + 16; }
+VF_HD int64_t guided_stride(int64_t channels) { return (channels + kChannelTile + 15) / 16 * 16 + 16; }
 
 namespace {
 
-Block band_block(const PriorPlan& plan, const GuidedBand& band) {
+Patch band_patch(const PriorPlan& plan, const GuidedBand& band) {
   return {make_part(plan.folded, plan.h, band.row0, band.rows), make_part(plan.folded, plan.w, band.col0, band.cols)};
 }
 
 // A row of guided logits for each position.
 template <class T, class RowOf>
-struct KeepGuided {
+struct KeepRows {
   RowOf row_of;  // position -> its row
   T* cfg;        // the image's first position, or null
   int64_t channels;
@@ -50,7 +50,7 @@ struct KeepGuided {
 };
 
 template <class T, class RowOf>
-KeepGuided<T, RowOf> keep_guided(const GuidedSampleTask& task, int64_t image, RowOf row_of) {
+KeepRows<T, RowOf> keep_rows(const GuidedSampleTask& task, int64_t image, RowOf row_of) {
   T* cfg = static_cast<T*>(task.cfg);
   const int64_t at = image * task.guide.length * task.guide.channels;
   return {row_of, cfg == nullptr ? nullptr : cfg + at, task.guide.channels, task.past_caches};
@@ -59,15 +59,15 @@ KeepGuided<T, RowOf> keep_guided(const GuidedSampleTask& task, int64_t image, Ro
 void sample_position(const GuidedSampleTask& task, const RowRule& rule, int64_t image, int64_t position,
                      const float* guided, float* scratch) {
   const int64_t vocab = task.guide.channels / task.groups;
-  if (vocab == 2 && task.sample.logprobs == nullptr) {
-    sample_pairs(guided, task.groups, rule, task.sample, image, position * task.groups);
+  if (vocab == 2 && task.draw.logprobs == nullptr) {
+    sample_pairs(guided, task.groups, rule, task.draw, image, position * task.groups);
     return;
   }
   const RowScratch rows = row_scratch(scratch, vocab);
   for (int64_t group = 0; group < task.groups; ++group) {
     const float* row = guided + group * vocab;
     const RowScan scan = scan_row(row, vocab, nullptr);
-    sample_row(row, vocab, scan, rule, row_draw(task.sample, image, position * task.groups + group), rows);
+    sample_row(row, vocab, scan, rule, row_draw(task.draw, image, position * task.groups + group), rows);
   }
 }
 
@@ -75,32 +75,32 @@ void sample_position(const GuidedSampleTask& task, const RowRule& rule, int64_t 
 
 void guide_band(const GuidedSampleTask& task, const GuidedBand& band, int64_t begin, int64_t end, float* scratch) {
   const PriorPlan& plan = task.guide.plan;
-  const Block block = band_block(plan, band);
+  const Patch patch = band_patch(plan, band);
   const int64_t stride = guided_stride(task.guide.channels);
   for (int64_t at = begin; at < end; ++at) {
     const int64_t index = at / (band.spans * band.shares), span = at / band.shares % band.spans;
-    const Block share = row_share(plan, block, band.shares, static_cast<int>(at % band.shares));
+    const Patch share = row_share(plan, patch, band.shares, static_cast<int>(at % band.shares));
     if (share.rows.count == 0) continue;
-    float* guided = band.guided + index * block.positions() * stride;
+    float* guided = band.guided + index * patch.positions() * stride;
     VF_FOR_DTYPE(task.guide.dtype, T, {
-      auto sink = keep_guided<T>(task, band.image + index,
-                                 [&](int64_t position) { return guided + block.index(plan, position) * stride; });
+      auto sink = keep_rows<T>(task, band.image + index,
+                               [&](int64_t position) { return guided + patch.index(plan, position) * stride; });
       guide_span<T>(task.guide, band.image + index, span * span_width(plan), share, scratch, sink);
     });
   }
-  drain();
+  store_fence();
 }
 
 void sample_band(const GuidedSampleTask& task, const GuidedBand& band, int64_t begin, int64_t end, float* scratch) {
   const PriorPlan& plan = task.guide.plan;
-  const Block block = band_block(plan, band);
-  const int64_t positions = block.positions(), stride = guided_stride(task.guide.channels);
+  const Patch patch = band_patch(plan, band);
+  const int64_t positions = patch.positions(), stride = guided_stride(task.guide.channels);
   while (begin < end) {  // an image at a time
     const int64_t index = begin / positions, image = band.image + index;
     const int64_t stop = end < (index + 1) * positions ? end : (index + 1) * positions;
-    const RowRule rule = row_rule(task.sample, image);
+    const RowRule rule = row_rule(task.draw, image);
     for (; begin < stop; ++begin) {
-      const int64_t position = block.position(plan, static_cast<int>(begin - index * positions));
+      const int64_t position = patch.position(plan, static_cast<int>(begin - index * positions));
       sample_position(task, rule, image, position, band.guided + begin * stride, scratch);
     }
   }
@@ -111,17 +111,17 @@ void guided_sample_plain(const GuidedSampleTask& task, int64_t begin, int64_t en
   float* work = scratch + guided_stride(task.guide.channels);
   while (begin < end) {
     const int64_t image = begin / length, stop = end < (image + 1) * length ? end : (image + 1) * length;
-    const RowRule rule = row_rule(task.sample, image);
+    const RowRule rule = row_rule(task.draw, image);
     for (; begin < stop; ++begin) {
       const int64_t position = begin - image * length;
       VF_FOR_DTYPE(task.guide.dtype, T, {
-        auto sink = keep_guided<T>(task, image, [&](int64_t) { return scratch; });
+        auto sink = keep_rows<T>(task, image, [&](int64_t) { return scratch; });
         combine<T>(task.guide, image, position, 0, task.guide.channels, nullptr, nullptr, sink);
       });
       sample_position(task, rule, image, position, scratch, work);
     }
   }
-  drain();
+  store_fence();
 }
 
 VF_END
@@ -199,7 +199,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> guided_sample(
                   fit = std::max<int64_t>(1, std::min(threads * kGuidedFloats, kBandFloats) / stride);
     const int64_t guide_floats = portable::span_scratch(args.plan);
     each_band(task, fit, threads, [&](GuidedBand band) {
-      const int64_t positions = band.images * portable::band_block(args.plan, band).positions();
+      const int64_t positions = band.images * portable::band_patch(args.plan, band).positions();
       band.guided = shared_scratch<float>(positions * stride);
       torch::stable::parallel_for(0, band.images * band.spans * band.shares, 1, [&](int64_t begin, int64_t end) {
         VF_DISPATCH(guide_band, task, band, begin, end, thread_scratch<float>(guide_floats));
@@ -209,8 +209,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> guided_sample(
       });
     });
   }
-  const SampleSetup& sample = setup.sample;
-  return {sample.ids, setup.cfg, sample.logprobs, sample.kept, sample.entropy};
+  const DrawSetup& draw = setup.draw;
+  return {draw.ids, setup.cfg, draw.logprobs, draw.kept, draw.entropy};
 }
 
 }  // namespace

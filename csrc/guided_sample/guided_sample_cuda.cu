@@ -2,20 +2,20 @@
 //
 // Every position needs the prior, and the prior all of prev, so prev is read as often as an image has shares of
 // positions. A block has room for 4 to 8 rows of 4096. A cluster of 8 blocks takes 32 positions instead: each block
-// makes a slice of the channels for all of them, then the blocks trade slices, through each other's shared memory, for
-// whole rows of 4 positions. Before sm_90 a cluster is one block.
+// makes a slice of the channels for all of them, then an all-to-all through each other's shared memory turns slices
+// into whole rows of 4 positions. Before sm_90 a cluster is one block.
 #include "guide/guide_cuda.h"
 #include "guided_sample/guided_cut_cuda.h"
-#include "sample/pairs.h"
-#include "sample/row_cuda.h"
+#include "row/pairs.h"
+#include "row/row_cuda.h"
 
 VF_BEGIN
 
 constexpr int kGuidedThreads = 256;
 
 // The rows of a block, in pieces of a slice: piece `at` is this block's channels of position `at` of the share. Of
-// those, block i samples at % blocks == i, and after the trade the pieces from at - i on are all channels of such a
-// position.
+// those, block i samples at % blocks == i, and after the all-to-all the pieces from at - i on are all channels of such
+// a position.
 struct GuidedRows {
   view<float> data;
   int base, blocks, each, slice;
@@ -32,7 +32,7 @@ struct GuidedRow {
 
 // Keeps guided for the draw and stores cfg where it is asked for. Channels are the image's.
 template <class T>
-struct KeepGuided {
+struct KeepSlices {
   struct Place {
     int piece, position;
   };
@@ -59,7 +59,7 @@ struct KeepGuided {
 
 // cfg is guided where there is no prior. Packs of kWidth channels.
 template <int kWidth, class T>
-VF_DEVICE void combine_rows(const GuideArgs& args, int64_t image, const Part& positions, const KeepGuided<T>& keep) {
+VF_DEVICE void combine_rows(const GuideArgs& args, int64_t image, const Part& positions, const KeepSlices<T>& keep) {
   const view<const T> cond = image_of<T>(args.cond, image, args.length, args.channels);
   const view<const T> uncond = image_of<T>(args.uncond, image, args.length, args.channels);
   for (int position = positions.first; position < positions.first + positions.count; ++position) {
@@ -78,7 +78,7 @@ VF_DEVICE void combine_rows(const GuideArgs& args, int64_t image, const Part& po
   }
 }
 
-// Fills what no position or channel fills, so that the trade moves nothing that was never written.
+// Fills what no position or channel fills, so that the all-to-all moves nothing that was never written.
 VF_DEVICE void fill_rest(const GuidedRows& rows, int positions, int width) {
   const int all = rows.blocks * rows.each;
   if (positions == all && width == rows.slice) return;
@@ -89,9 +89,9 @@ VF_DEVICE void fill_rest(const GuidedRows& rows, int positions, int width) {
   }
 }
 
-// Slices of all positions become whole rows of some: of each row's pieces, that of `other` here and that of `me`
-// there change places, one half of each by either of the two blocks.
-VF_DEVICE void trade_slices(const GuidedRows& rows) {
+// The all-to-all of a cluster: slices of all positions become whole rows of some: of each row's pieces, that of `other`
+// here and that of `me` there change places, one half of each by either of the two blocks.
+VF_DEVICE void all_to_all(const GuidedRows& rows) {
   const int me = cluster_rank(), half = rows.slice / 2;
   cluster_barrier();
   int step = 1, row = warp();  // a warp trades half of one piece for half of another
@@ -116,27 +116,27 @@ VF_DEVICE void sample_rows(const GuidedSampleTask& op, int image, const Share& b
   const int me = cluster_rank(), mine = (block_share().positions() - me + rows.blocks - 1) / rows.blocks;
   const int groups = static_cast<int>(op.groups), count = mine * groups;
   const int vocab = static_cast<int>(op.guide.channels / groups);
-  const RowRule rule = row_rule(op.sample, image);
+  const RowRule rule = row_rule(op.draw, image);
   const auto row = [&](int i) {
     return GuidedRow{rows.data, rows.piece(i / groups * rows.blocks) + i % groups * vocab, vocab};
   };
   const auto place = [&](int i) -> int64_t {  // of row i, among the image's
-    const Block share = block_share();
+    const Patch share = block_share();
     const int at = i / groups * rows.blocks + me;
     return (share.rows.at(at / share.cols.size()) * width + share.cols.at(at % share.cols.size())) * groups +
            i % groups;
   };
-  if (vocab == 2 && op.sample.logprobs == nullptr) {
+  if (vocab == 2 && op.draw.logprobs == nullptr) {
     for (int i = thread_x(); i < count; i += threads()) {
       const float pair[2] = {row(i)[0], row(i)[1]};
-      sample_pairs(pair, 1, rule, op.sample, image, place(i));
+      sample_pairs(pair, 1, rule, op.draw, image, place(i));
     }
     return;
   }
   const Team team;
   const int teams = threads() / team.size(), room = floats / teams / 2;
   VF_UNROLL(1) for (int i = team.index(); i < count; i += teams) {
-    sample_row(team, row(i), rule, row_draw(op.sample, image, place(i)), PackRoom{free, 2 * room * team.index(), room});
+    sample_row(team, row(i), rule, row_draw(op.draw, image, place(i)), PackRoom{free, 2 * room * team.index(), room});
   }
 }
 
@@ -146,45 +146,44 @@ VF_KERNEL_OF(kGuidedThreads, Team::kTeams == 1 ? 2 : 1)
 guided_sample_kernel(GuidedTask task) {
   const GuidedSampleTask& op = task.op;
   const GuideArgs& args = op.guide;
-  const Spread& spread = task.spread;
+  const ClusterCut& cut = task.cut;
   const PriorShape shape = guided_shape<kFolded>(args);
-  const int between = kRows > 0 ? spread.tiles * spread.rows * static_cast<int>(between_floats(shape)) : 0;
-  const int kept = spread.blocks * spread.each * spread.slice;
+  const int between = kRows > 0 ? cut.tiles * cut.rows * static_cast<int>(between_floats(shape)) : 0;
+  const int kept = cut.blocks * cut.each * cut.slice;
   VF_SHARED_DYNAMIC(float, shared, between + (kOnChip ? kept : 0));
-  const int64_t index = block_x() / spread.blocks;
-  const int image = static_cast<int>(index / spread.shares), part = static_cast<int>(index % spread.shares);
-  VF_SHARED(Block, shares, 1);  // on chip: 8 registers that nothing needs throughout
+  const int64_t index = block_x() / cut.blocks;
+  const int image = static_cast<int>(index / cut.shares), part = static_cast<int>(index % cut.shares);
+  VF_SHARED(Patch, shares, 1);  // on chip: 8 registers that nothing needs throughout
   if (thread_x() == 0) {
-    shares[0] =
-        shape.share(part / spread.across * spread.rows, spread.rows, part % spread.across * spread.cols, spread.cols);
+    shares[0] = shape.share(part / cut.across * cut.rows, cut.rows, part % cut.across * cut.cols, cut.cols);
   }
   barrier();
-  const auto block_share = [&shares]() -> Block { return shares[0]; };
+  const auto block_share = [&shares]() -> Patch { return shares[0]; };
   const GuidedRows rows{kOnChip ? shared : view<float>(task.rows + block_x() * kept, kept), kOnChip ? between : 0,
-                        spread.blocks, spread.each, spread.slice};
-  const int c0 = cluster_rank() * spread.slice, channels = static_cast<int>(args.channels);
-  const KeepGuided<T> keep{rows, c0, args.channels, image_of<T>(op.cfg, image, args.length, args.channels),
+                        cut.blocks, cut.each, cut.slice};
+  const int c0 = cluster_rank() * cut.slice, channels = static_cast<int>(args.channels);
+  const KeepSlices<T> keep{rows, c0, args.channels, image_of<T>(op.cfg, image, args.length, args.channels),
                            op.cfg != nullptr};
   if constexpr (kRows > 0) {
     VF_SHARED(int, flags, kStepTiles* kWarpTile);
     VF_SHARED(StrengthPair, strengths, kMostPositions);
     share_strengths(args, image, block_share(), shape.width, strengths);
-    const int end = c0 + spread.slice < channels ? c0 + spread.slice : channels;
+    const int end = c0 + cut.slice < channels ? c0 + cut.slice : channels;
     auto prev = prev_tiles<T>(args.plan, args.prev.data, args.channels, image, args.prev.batch_stride,
                               args.prev.row_stride, task.prev_pairs);
     auto sink = guided_sink<T>(args, image, task.pairs, shape.width, strengths, keep);
-    VF_UNROLL(1) for (int c = c0; c < end; c += spread.tiles * kWarpTile) {
+    VF_UNROLL(1) for (int c = c0; c < end; c += cut.tiles * kWarpTile) {
       prev.c0 = sink.c0 = c;
-      prev.width = end - c < spread.tiles * kWarpTile ? end - c : spread.tiles * kWarpTile;
+      prev.width = end - c < cut.tiles * kWarpTile ? end - c : cut.tiles * kWarpTile;
       const int tiles = (prev.width + kWarpTile - 1) / kWarpTile;
-      const Block share = block_share();
+      const Patch share = block_share();
       prior_sources<kRows, kFolded>(args.plan, prev, share, tiles, shared, flags);
       prior_targets<kFolded>(args.plan, share, tiles, prev.width, shared, flags, sink);
       barrier();
     }
-    if (spread.blocks > 1) {
+    if (cut.blocks > 1) {
       fill_rest(rows, block_share().positions(), end > c0 ? end - c0 : 0);
-      trade_slices(rows);
+      all_to_all(rows);
     }
   } else {
     if (whole_packs<T, 16 / sizeof(T)>(args)) {
@@ -200,10 +199,9 @@ guided_sample_kernel(GuidedTask task) {
 template <class T, int kRows, bool kFolded>
 const char* launch_rows(const GuidedTask& task, const Launch& shape) {
   if constexpr (kRows < 2) {  // where not even one row fits, a share has one row of the grid
-    if (!task.spread.on_chip)
-      return VF_LAUNCH((guided_sample_kernel<T, kRows, kFolded, BlockTeam, false>), shape, task);
+    if (!task.cut.on_chip) return VF_LAUNCH((guided_sample_kernel<T, kRows, kFolded, BlockTeam, false>), shape, task);
   }
-  if (task.spread.each * task.op.groups >= WarpTeam::kTeams) {
+  if (task.cut.each * task.op.groups >= WarpTeam::kTeams) {
     return VF_LAUNCH((guided_sample_kernel<T, kRows, kFolded, WarpTeam, true>), shape, task);
   }
   return VF_LAUNCH((guided_sample_kernel<T, kRows, kFolded, BlockTeam, true>), shape, task);
@@ -212,18 +210,17 @@ const char* launch_rows(const GuidedTask& task, const Launch& shape) {
 // Runs a task that cut_guided has cut; returns an error text, or null.
 template <class T>
 const char* launch_guided_sample(GuidedTask task, int block, void* stream) {
-  const Spread& spread = task.spread;
+  const ClusterCut& cut = task.cut;
   task.prev_pairs = whole_pairs<T>(task.op.guide.prev, task.op.guide.channels);
   task.pairs = whole_packs<T, kLaneChannels>(task.op.guide);
   const PriorShape shape = guided_shape(task.op.guide);
   const bool with_prior = task.op.guide.prev.data != nullptr;
-  const int64_t between = with_prior ? spread.tiles * spread.rows * between_floats(shape) : 0;
-  const int64_t kept = spread.on_chip ? static_cast<int64_t>(spread.blocks) * spread.each * spread.slice : 0;
-  const Launch launch{task.op.guide.batch * spread.shares * spread.blocks, block, (between + kept) * 4, stream,
-                      spread.blocks};
+  const int64_t between = with_prior ? cut.tiles * cut.rows * between_floats(shape) : 0;
+  const int64_t kept = cut.on_chip ? static_cast<int64_t>(cut.blocks) * cut.each * cut.slice : 0;
+  const Launch launch{task.op.guide.batch * cut.shares * cut.blocks, block, (between + kept) * 4, stream, cut.blocks};
   if (!with_prior) return launch_rows<T, 0, false>(task, launch);
   if (shape.folded) return launch_rows<T, 1, true>(task, launch);
-  return spread.rows == 1 ? launch_rows<T, 1, false>(task, launch) : launch_rows<T, 2, false>(task, launch);
+  return cut.rows == 1 ? launch_rows<T, 1, false>(task, launch) : launch_rows<T, 2, false>(task, launch);
 }
 
 VF_END
@@ -270,8 +267,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> guided_sample_cuda(
   VF_FOR_DTYPE(task.op.guide.dtype, T,
                error = VF_ISA::launch_guided_sample<T>(task, VF_ISA::kGuidedThreads, device.stream()));
   check_launch(error, "guided_sample");
-  const SampleSetup& sample = setup.sample;
-  return {sample.ids, setup.cfg, sample.logprobs, sample.kept, sample.entropy};
+  const DrawSetup& draw = setup.draw;
+  return {draw.ids, setup.cfg, draw.logprobs, draw.kept, draw.entropy};
 }
 
 }  // namespace

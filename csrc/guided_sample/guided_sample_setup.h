@@ -3,14 +3,14 @@
 
 #include "guide/guide_setup.h"
 #include "guided_sample/guided_sample_args.h"
-#include "sample/sample_setup.h"
+#include "row/draw_setup.h"
 
 namespace varfast {
 
 struct GuidedSampleSetup {
   GuidedSampleTask task;  // not yet cut into blocks
   GuideSetup guide;
-  SampleSetup sample;
+  DrawSetup draw;
   Tensor cfg;
 };
 
@@ -26,14 +26,14 @@ inline GuidedSampleSetup guided_sample_setup(
   out.guide = guide_setup(cond, uncond, prev, prev_hw, hw, t, t_tensor, beta, beta_tensor, prior, interp, cutoff);
   const GuideArgs& args = out.guide.args;
   STD_TORCH_CHECK(groups >= 1 && args.channels % groups == 0, "groups must divide the channels, got ", groups);
-  out.sample = sample_setup(cond, args.batch, args.length * groups, args.channels / groups, seeds, positions, stream,
-                            purpose, temperature, temperature_tensor, temperature_last, top_k, top_p, top_p_tensor,
-                            min_p, min_p_tensor, draws, with_stats);
+  out.draw = draw_setup(cond, args.batch, args.length * groups, args.channels / groups, seeds, positions, stream,
+                        purpose, temperature, temperature_tensor, temperature_last, top_k, top_p, top_p_tensor, min_p,
+                        min_p_tensor, draws, with_stats);
   const int64_t keep = with_cfg ? 1 : 0;
   out.cfg = empty_like_shape(cond, {args.batch * keep, args.length * keep, args.channels * keep}, cond.scalar_type());
   out.task = {};
   out.task.guide = args;
-  out.task.sample = out.sample.args;
+  out.task.draw = out.draw.args;
   out.task.groups = groups;
   out.task.cfg = with_cfg ? out.cfg.mutable_data_ptr() : nullptr;
   return out;

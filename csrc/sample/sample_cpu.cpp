@@ -3,14 +3,14 @@
 
 VF_DECLARE_KERNEL(void, sample_tasks, (const SampleTask&, int64_t begin, int64_t end, uint32_t* scratch))
 
-#include "sample/pairs.h"
+#include "row/pairs.h"
 
 VF_BEGIN
 namespace {
 
 template <class T>
 void sample_rows(const SampleTask& task, int64_t begin, int64_t end, uint32_t* scratch) {
-  const SampleArgs& args = task.sample;
+  const DrawArgs& args = task.draw;
   const RowScratch work = row_scratch(scratch, args.vocab);
   float* floats = reinterpret_cast<float*>(scratch + row_scratch_words(args.vocab));
   for (int64_t at = begin; at < end; ++at) {
@@ -26,7 +26,7 @@ template <class T>
 void sample_pair_rows(const SampleTask& task, int64_t begin, int64_t end) {
   constexpr int64_t kPairs = 64;
   alignas(64) float pairs[2 * kPairs + 2 * kLanes] = {};
-  const SampleArgs& args = task.sample;
+  const DrawArgs& args = task.draw;
   for (int64_t at = begin; at < end;) {
     const int64_t image = at / args.rows, row = at % args.rows;
     int64_t n = end - at < kPairs ? end - at : kPairs;
@@ -44,7 +44,7 @@ void sample_pair_rows(const SampleTask& task, int64_t begin, int64_t end) {
 }  // namespace
 
 void sample_tasks(const SampleTask& task, int64_t begin, int64_t end, uint32_t* scratch) {
-  if (task.sample.vocab == 2 && task.sample.logprobs == nullptr) {
+  if (task.draw.vocab == 2 && task.draw.logprobs == nullptr) {
     VF_FOR_DTYPE(task.dtype, T, sample_pair_rows<T>(task, begin, end));
   } else {
     VF_FOR_DTYPE(task.dtype, T, sample_rows<T>(task, begin, end, scratch));
@@ -55,7 +55,7 @@ VF_END
 
 #ifdef VF_REGISTER
 #  include "common/scratch.h"
-#  include "sample/sample_setup.h"
+#  include "row/draw_setup.h"
 
 namespace varfast {
 namespace {
@@ -66,11 +66,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> sample(const Tensor& logits, const Te
                                                   double top_p, OptTensor top_p_tensor, double min_p,
                                                   OptTensor min_p_tensor, int64_t draws, bool with_stats) {
   const Rows rows = rows_of(logits, "logits");
-  SampleSetup setup = sample_setup(logits, rows.batch, rows.length, rows.channels, seeds, positions, stream, purpose,
-                                   temperature, temperature_tensor, temperature_last, top_k, top_p, top_p_tensor, min_p,
-                                   min_p_tensor, draws, with_stats);
+  DrawSetup setup = draw_setup(logits, rows.batch, rows.length, rows.channels, seeds, positions, stream, purpose,
+                               temperature, temperature_tensor, temperature_last, top_k, top_p, top_p_tensor, min_p,
+                               min_p_tensor, draws, with_stats);
   const SampleTask task{setup.args, rows.data, rows.batch_stride, rows.row_stride, rows.dtype};
-  const int64_t words = portable::row_scratch_words(rows.channels) + rows.channels + 2 * portable::kChunk;
+  const int64_t words = portable::row_scratch_words(rows.channels) + rows.channels + 2 * portable::kWeightChunk;
   // A row of 4096 takes about 5 us; smaller rows go together so that a task outweighs its hand-over.
   const int64_t grain = rows.channels >= 2048 ? 1 : 2048 / rows.channels;
   torch::stable::parallel_for(0, rows.batch * rows.length, grain, [&](int64_t begin, int64_t end) {

@@ -1,7 +1,8 @@
 // sample on NVIDIA GPUs: a block a row, a warp for each short row, a thread for each row of two. A row that fits stays
 // in shared memory; a longer one is read again for each step of the search, from the L2 cache where that holds it.
-#include "sample/pairs.h"
-#include "sample/row_cuda.h"
+#include "row/pairs.h"
+#include "row/row_cuda.h"
+#include "sample/sample_args.h"
 
 VF_BEGIN
 
@@ -15,7 +16,7 @@ VF_DEVICE view<const T> input_row(const SampleTask& task, int64_t image, int64_t
 
 template <class T, class Team, bool kOnChip>
 VF_KERNEL sample_kernel(SampleTask task, int64_t count) {
-  const SampleArgs& args = task.sample;
+  const DrawArgs& args = task.draw;
   const Team team;
   const int teams = threads() / team.size();
   VF_SHARED_DYNAMIC(float, shared, kOnChip ? teams * args.vocab : 0);
@@ -30,7 +31,7 @@ VF_KERNEL sample_kernel(SampleTask task, int64_t count) {
 
 template <class T>
 VF_KERNEL sample_pairs_kernel(SampleTask task, int64_t count) {
-  const SampleArgs& args = task.sample;
+  const DrawArgs& args = task.draw;
   const int64_t at = block_x() * threads() + thread_x();
   if (at >= count) return;
   const int64_t image = at / args.rows, place = at % args.rows;
@@ -42,11 +43,11 @@ VF_KERNEL sample_pairs_kernel(SampleTask task, int64_t count) {
 // Samples `rows` rows; returns an error text, or null.
 template <class T>
 const char* launch_sample(const SampleTask& task, int64_t rows, int block, void* stream) {
-  const int64_t vocab = task.sample.vocab, bytes = vocab * static_cast<int64_t>(sizeof(float));
+  const int64_t vocab = task.draw.vocab, bytes = vocab * static_cast<int64_t>(sizeof(float));
   const auto shape = [&](int64_t each, int64_t shared) {
     return Launch{(rows + each - 1) / each, block, shared, stream};
   };
-  if (vocab == 2 && task.sample.logprobs == nullptr) {
+  if (vocab == 2 && task.draw.logprobs == nullptr) {
     return VF_LAUNCH(sample_pairs_kernel<T>, shape(block, 0), task, rows);
   }
   if (vocab <= kWarpRow) {
@@ -61,7 +62,7 @@ VF_END
 
 #ifdef VF_REGISTER
 #  include "common/cuda_stable.h"
-#  include "sample/sample_setup.h"
+#  include "row/draw_setup.h"
 
 namespace varfast {
 namespace {
@@ -74,9 +75,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> sample_cuda(const Tensor& logits, con
                                                        bool with_stats) {
   const OnDeviceOf device(logits);
   const Rows rows = rows_of(logits, "logits");
-  const SampleSetup setup = sample_setup(logits, rows.batch, rows.length, rows.channels, seeds, positions, stream,
-                                         purpose, temperature, temperature_tensor, temperature_last, top_k, top_p,
-                                         top_p_tensor, min_p, min_p_tensor, draws, with_stats);
+  const DrawSetup setup = draw_setup(logits, rows.batch, rows.length, rows.channels, seeds, positions, stream, purpose,
+                                     temperature, temperature_tensor, temperature_last, top_k, top_p, top_p_tensor,
+                                     min_p, min_p_tensor, draws, with_stats);
   const SampleTask task{setup.args, rows.data, rows.batch_stride, rows.row_stride, rows.dtype};
   const int64_t count = rows.batch * rows.length;
   const char* error = nullptr;

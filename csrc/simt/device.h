@@ -11,7 +11,7 @@ inline int cluster_size() { return simt::cluster->blocks; }
 inline int lane() { return thread_x() % simt::kWarp; }
 inline int warp() { return thread_x() / simt::kWarp; }
 inline int warps() { return threads() / simt::kWarp; }
-inline void forget(int&) {}
+inline void rematerialise(int&) {}
 // As the machine's: nothing below the upper 32 bits.
 inline double rough_rsqrt(double x) {
   const double y = 1.0 / std::sqrt(x);
@@ -23,7 +23,7 @@ inline double rough_rsqrt(double x) {
   return out;
 }
 template <class T>
-view<T> pinned(const view<T>& x, int64_t i) {
+view<T> keep_address(const view<T>& x, int64_t i) {
   return x.after(i);
 }
 inline void barrier(simt::Site site = simt::Site::current()) { simt::wait(simt::State::at_block_barrier, site); }

@@ -1,7 +1,7 @@
 // The arguments of smooth_embed.
 #pragma once
 
-#include "sample/sample_args.h"
+#include "row/draw_args.h"
 
 namespace varfast {
 
@@ -10,7 +10,7 @@ struct SmoothRule {
 };
 
 struct SmoothTask {
-  SampleArgs sample;
+  DrawArgs draw;
   const void* logits;  // (B, L, V)
   int64_t batch_stride, row_stride;
   const void* codebook;  // (V, Cvae), contiguous

@@ -3,7 +3,7 @@
 
 #include "common/log.h"
 #include "common/philox_lanes.h"
-#include "sample/sample.h"
+#include "row/row.h"
 #include "smooth_embed/smooth_args.h"
 
 VF_BEGIN
@@ -12,7 +12,7 @@ VF_BEGIN
 // and the Gumbel noise large (up to 22.9), and is held below 1.
 VF_HD F32 exponential_noise(const RowDraw& key, U32 token) {
   const PhiloxLanes x = philox4x32_lanes(
-      {splat_words(key.position), spread(token), splat_words(key.stream), splat_words(key.purpose)}, key.seed);
+      {splat_words(key.position), widened(token), splat_words(key.stream), splat_words(key.purpose)}, key.seed);
   return exponential_of(min((to_f32(joined(x.x0)) + splat(0.5f)) * splat(0x1p-32f), splat(0x1.fffffep-1f)));
 }
 

@@ -23,7 +23,7 @@ void row_noise(const RowTokens& tokens, const RowDraw& key, const float* recorde
 
 template <class T>
 void smooth_rows(const SmoothTask& task, int64_t begin, int64_t end, uint32_t* scratch) {
-  const SampleArgs& args = task.sample;
+  const DrawArgs& args = task.draw;
   const int64_t vocab = args.vocab, room = row_scratch_room(vocab);
   const RowScratch work = row_scratch(scratch, vocab);
   float* floats = reinterpret_cast<float*>(scratch + row_scratch_words(vocab));
@@ -71,7 +71,7 @@ Tensor smooth_embed(const Tensor& logits, const Tensor& codebook, const Tensor& 
   const Rows& rows = setup.logits;
   const SmoothTask& task = setup.task;
   const int64_t words = portable::row_scratch_words(rows.channels) + 3 * portable::row_scratch_room(rows.channels) +
-                        codebook.size(1) + 2 * portable::kChunk;
+                        codebook.size(1) + 2 * portable::kWeightChunk;
   torch::stable::parallel_for(0, rows.batch * rows.length, 1, [&](int64_t begin, int64_t end) {
     VF_DISPATCH(smooth_embed_tasks, task, begin, end, thread_scratch<uint32_t>(words));
   });

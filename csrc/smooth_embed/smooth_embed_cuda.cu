@@ -1,7 +1,7 @@
 // smooth_embed on NVIDIA GPUs: one block a row. Each warp weighs 32 tokens at a time and adds the codebook rows of
 // those that matter, a lane for each of 32 dimensions, as many as every released codebook has; a wider one takes more
 // sweeps.
-#include "sample/row_cuda.h"
+#include "row/row_cuda.h"
 #include "smooth_embed/smooth_args.h"
 #include "smooth_embed/smooth_embed.h"
 
@@ -77,7 +77,7 @@ VF_DEVICE void mix_codebook(const BlockTeam& team, const NoisyRow<Row>& tokens, 
 
 template <class T, bool kOnChip>
 VF_KERNEL smooth_embed_kernel(SmoothTask task) {
-  const SampleArgs& args = task.sample;
+  const DrawArgs& args = task.draw;
   VF_SHARED_DYNAMIC(float, shared, kOnChip ? args.vocab : 0);
   VF_SHARED(float, parts, kSmoothThreads);
   const int dims = static_cast<int>(task.dims);
@@ -111,8 +111,8 @@ VF_KERNEL smooth_embed_kernel(SmoothTask task) {
 // Embeds `rows` rows; returns an error text, or null.
 template <class T>
 const char* launch_smooth_embed(const SmoothTask& task, int64_t rows, int block, void* stream) {
-  if (task.sample.vocab <= kRowOnChip) {
-    const Launch shape{rows, block, task.sample.vocab * static_cast<int64_t>(sizeof(float)), stream};
+  if (task.draw.vocab <= kRowOnChip) {
+    const Launch shape{rows, block, task.draw.vocab * static_cast<int64_t>(sizeof(float)), stream};
     return VF_LAUNCH((smooth_embed_kernel<T, true>), shape, task);
   }
   return VF_LAUNCH((smooth_embed_kernel<T, false>), (Launch{rows, block, 0, stream}), task);

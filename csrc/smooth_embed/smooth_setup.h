@@ -1,7 +1,7 @@
 // From torch's tensors to SmoothTask: the checks that the CPU and the CUDA kernel share.
 #pragma once
 
-#include "sample/sample_setup.h"
+#include "row/draw_setup.h"
 #include "smooth_embed/smooth_args.h"
 
 namespace varfast {
@@ -9,7 +9,7 @@ namespace varfast {
 struct SmoothSetup {
   SmoothTask task;
   Tensor out;
-  SampleSetup sample;  // these keep their tensors alive
+  DrawSetup draw;  // these keep their tensors alive
   Rows logits, noise;
   Tensor codebook;
 };
@@ -23,10 +23,10 @@ inline SmoothSetup smooth_setup(const Tensor& logits, const Tensor& codebook, co
   STD_TORCH_CHECK(codebook.dim() == 2 && codebook.size(0) == rows.channels, "codebook must have shape (V, Cvae)");
   STD_TORCH_CHECK(dtype_of(codebook, "codebook") == rows.dtype, "codebook must have the dtype of logits");
   out.codebook = torch::stable::contiguous(codebook);
-  out.sample = sample_setup(logits, rows.batch, rows.length, rows.channels, seeds, positions, stream, purpose, 1.0, {},
-                            false, top_k, top_p, {}, 0.0, {}, 1, false);
+  out.draw = draw_setup(logits, rows.batch, rows.length, rows.channels, seeds, positions, stream, purpose, 1.0, {},
+                        false, top_k, top_p, {}, 0.0, {}, 1, false);
   out.out = empty_like_shape(codebook, {rows.batch, rows.length, codebook.size(1)}, codebook.scalar_type());
-  out.task = {out.sample.args,
+  out.task = {out.draw.args,
               rows.data,
               rows.batch_stride,
               rows.row_stride,

@@ -216,8 +216,8 @@ VF_KERNEL_OF(kMostThreads, 1) jacobi_kernel(SpectralTask task) {
   // In every other round two ends of the ring are neighbours that have met already: they stay.
   const int pair = lane() < pairs ? lane() : 0, rest = even - 1 - 2 * pair;
   int diagonal = Blocks::at(pair, pair);
-  forget(first);  // how they came about: kept, not worked out in every round
-  forget(diagonal);
+  rematerialise(first);  // how they came about: kept, not worked out in every round
+  rematerialise(diagonal);
   Components components{role, {}, {}};
   components.begin();
 

@@ -65,7 +65,7 @@ inline void stripe(const S* a, const S* b, int64_t inner, const Sink& sink) {
   // unrolls too late, keeps them in memory all along (a quarter of the speed).
   Lane acc[R * V];
 #pragma GCC unroll 16
-  for (int i = 0; i < R * V; ++i) acc[i] = spread(S{0});
+  for (int i = 0; i < R * V; ++i) acc[i] = splat_like(S{0});
   for (int64_t k = 0; k < inner; ++k) {
     Lane column[V];
 #pragma GCC unroll 2
@@ -77,7 +77,7 @@ inline void stripe(const S* a, const S* b, int64_t inner, const Sink& sink) {
       }
     }
 #pragma GCC unroll 16
-    for (int i = 0; i < R * V; ++i) acc[i] = madd(spread(a[k * kTileOf<S> + i / V]), column[i % V], acc[i]);
+    for (int i = 0; i < R * V; ++i) acc[i] = madd(splat_like(a[k * kTileOf<S> + i / V]), column[i % V], acc[i]);
   }
 #pragma GCC unroll 16
   for (int i = 0; i < R * V; ++i) sink(i / V, i % V * LanesOf<S>::count, acc[i]);

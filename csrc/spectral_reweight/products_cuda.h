@@ -19,9 +19,9 @@ struct SpectralTask {
 
 VF_BEGIN
 
-constexpr int kTile = 64, kQuads = kTile / 4;
-constexpr int kInner = 32;             // of a sum in shared memory at a time
-constexpr int kTilePitch = kTile + 2;  // even, so that two neighbours are one access
+constexpr int kGramTile = 64, kQuads = kGramTile / 4;
+constexpr int kInner = 32;                 // of a sum in shared memory at a time
+constexpr int kTilePitch = kGramTile + 2;  // even, so that two neighbours are one access
 
 VF_DEVICE double number(double x) { return x; }
 template <class T>
@@ -52,8 +52,8 @@ VF_DEVICE MatrixView<T> image_of(const SpectralTask& task, int64_t image) {
 template <class T>
 VF_DEVICE void stage(const MatrixView<T>& matrix, int64_t first, int64_t rows, int64_t from, int64_t inner,
                      const view<double>& tile) {
-  for (int at = thread_x(); at < kTile * kInner; at += threads()) {
-    const int i = matrix.by_k == 1 ? at / kInner : at % kTile, k = matrix.by_k == 1 ? at % kInner : at / kTile;
+  for (int at = thread_x(); at < kGramTile * kInner; at += threads()) {
+    const int i = matrix.by_k == 1 ? at / kInner : at % kGramTile, k = matrix.by_k == 1 ? at % kInner : at / kGramTile;
     const bool inside = first + i < rows && from + k < inner;
     tile[k * kTilePitch + i] = inside ? matrix(first + i, from + k) : 0.0;
   }
@@ -88,8 +88,8 @@ VF_HD PairOf pair_of(int t) {
   return {t, column};
 }
 VF_HD int64_t pairs_of(int64_t count) { return count * (count + 1) / 2; }
-VF_HD int64_t tiles_of(int64_t n) { return (n + kTile - 1) / kTile; }
-VF_HD int quads_of(int64_t rows) { return static_cast<int>(((rows < kTile ? rows : kTile) + 3) / 4); }
+VF_HD int64_t gram_tiles(int64_t n) { return (n + kGramTile - 1) / kGramTile; }
+VF_HD int quads_of(int64_t rows) { return static_cast<int>(((rows < kGramTile ? rows : kGramTile) + 3) / 4); }
 // A whole number of warps that holds one thread per piece of work.
 inline int threads_for(int64_t work) { return static_cast<int>((work + 31) / 32 * 32); }
 
@@ -98,10 +98,10 @@ template <class T>
 VF_KERNEL gram_kernel(SpectralTask task) {
   VF_SHARED(double, left, kInner* kTilePitch);
   VF_SHARED(double, right, kInner* kTilePitch);
-  const int64_t pairs = pairs_of(tiles_of(task.n)), image = block_x() / pairs / task.splits;
+  const int64_t pairs = pairs_of(gram_tiles(task.n)), image = block_x() / pairs / task.splits;
   const int64_t split = block_x() / pairs % task.splits;
   const PairOf tiles = pair_of(static_cast<int>(block_x() % pairs));
-  const int64_t first = tiles.row * kTile, second = tiles.column * kTile;
+  const int64_t first = tiles.row * kGramTile, second = tiles.column * kGramTile;
   const int rows = quads_of(task.n - first), columns = quads_of(task.n - second);
   const bool diagonal = first == second;
   const PairOf half = pair_of(thread_x());
@@ -140,8 +140,8 @@ VF_KERNEL apply_kernel(SpectralTask task) {
   VF_SHARED(double, left, kInner* kTilePitch);
   VF_SHARED(double, right, kInner* kTilePitch);
   const SpectralArgs& args = task.spectral;
-  const int64_t across = tiles_of(task.inner), down = tiles_of(task.n), image = block_x() / across / down;
-  const int64_t first = block_x() / across % down * kTile, second = block_x() % across * kTile;
+  const int64_t across = gram_tiles(task.inner), down = gram_tiles(task.n), image = block_x() / across / down;
+  const int64_t first = block_x() / across % down * kGramTile, second = block_x() % across * kGramTile;
   const int row = thread_x() / kQuads, column = thread_x() % kQuads;
   const MatrixView<double> m{view<const double>(task.m, task.batch * task.n * task.n), image * task.n * task.n, 1,
                              task.n};  // symmetric: read along its rows

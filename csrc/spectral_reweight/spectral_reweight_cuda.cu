@@ -55,14 +55,15 @@ VF_KERNEL operator_kernel(LibraryTask library) {
 }
 
 inline int64_t gram_splits(int64_t batch, int64_t n, int64_t inner) {
-  const int64_t blocks = batch * pairs_of(tiles_of(n));
-  const int64_t wanted = blocks > 0 ? (kGramBlocks + blocks - 1) / blocks : 1, most = (inner + kTile - 1) / kTile;
+  const int64_t blocks = batch * pairs_of(gram_tiles(n));
+  const int64_t wanted = blocks > 0 ? (kGramBlocks + blocks - 1) / blocks : 1,
+                most = (inner + kGramTile - 1) / kGramTile;
   return wanted < most ? wanted : most;
 }
 
 template <class T>
 const char* launch_gram(const SpectralTask& task, void* stream) {
-  const int64_t tiles = tiles_of(task.n);
+  const int64_t tiles = gram_tiles(task.n);
   const int64_t work = tiles > 1 ? kQuads * kQuads : pairs_of(quads_of(task.n));
   const Launch shape{task.batch * task.splits * pairs_of(tiles), threads_for(work), 0, stream};
   return VF_LAUNCH(gram_kernel<T>, shape, task);
@@ -76,8 +77,8 @@ inline const char* launch_jacobi(const SpectralTask& task, void* stream) {
 
 template <class T>
 const char* launch_apply(const SpectralTask& task, void* stream) {
-  const Launch shape{task.batch * tiles_of(task.inner) * tiles_of(task.n), threads_for(quads_of(task.n) * kQuads), 0,
-                     stream};
+  const Launch shape{task.batch * gram_tiles(task.inner) * gram_tiles(task.n), threads_for(quads_of(task.n) * kQuads),
+                     0, stream};
   return VF_LAUNCH(apply_kernel<T>, shape, task);
 }
 

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "files.h"
-#include "sample/sample_args.h"
+#include "row/draw_args.h"
 
 struct Drawing {
   std::vector<double> temperature;
@@ -11,7 +11,7 @@ struct Drawing {
   std::vector<int32_t> kept;
 
   // Fills args in, whose pointers look into this object.
-  void read(Files& files, int64_t batch, int64_t rows, int64_t vocab, varfast::SampleArgs& args) {
+  void read(Files& files, int64_t batch, int64_t rows, int64_t vocab, varfast::DrawArgs& args) {
     args.rows = rows;
     args.vocab = vocab;
     args.stream = static_cast<uint32_t>(files.read<int64_t>());

@@ -49,10 +49,10 @@ int main(int, char** argv) {
   }
 
   const char* error = nullptr;
-  std::vector<double> spread(sigma ? args.groups : 0);
+  std::vector<double> deviation(sigma ? args.groups : 0);
   std::vector<float> density(sigma ? 0 : args.groups * args.queries.count);
   if (sigma) {
-    args.out = spread.data();
+    args.out = deviation.data();
     if (args.bits) {
       error = varfast::device::launch_sigma<uint8_t>(args, static_cast<int>(threads), nullptr);
     } else {
@@ -79,6 +79,6 @@ int main(int, char** argv) {
     std::fprintf(stderr, "%s\n", error);
     return 1;
   }
-  files.write(spread);
+  files.write(deviation);
   files.write(density);
 }

@@ -17,7 +17,7 @@ int main(int, char** argv) {
   task.op.guide = args;
   task.op.groups = files.read<int64_t>();
   const bool with_cfg = files.read<int64_t>() != 0;
-  drawing.read(files, args.batch, args.length * task.op.groups, args.channels / task.op.groups, task.op.sample);
+  drawing.read(files, args.batch, args.length * task.op.groups, args.channels / task.op.groups, task.op.draw);
   std::vector<char> cfg(args.batch * args.length * args.channels * (args.dtype == varfast::Dtype::f32 ? 4 : 2));
   task.op.cfg = with_cfg ? cfg.data() : nullptr;
   varfast::device::cut_guided(task, chip);
@@ -25,7 +25,7 @@ int main(int, char** argv) {
   task.rows = rows.data();
   VF_FOR_DTYPE(args.dtype, T, check(varfast::device::launch_guided_sample<T>(task, threads, nullptr)));
   files.write(
-      std::vector<int64_t>{task.spread.blocks, task.spread.rows, task.spread.cols, task.spread.on_chip ? 1 : 0});
+      std::vector<int64_t>{task.cut.blocks, task.cut.rows, task.cut.cols, task.cut.on_chip ? 1 : 0});
   drawing.write(files);
   files.write(cfg);
 }

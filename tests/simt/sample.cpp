@@ -10,7 +10,7 @@ int main(int, char** argv) {
   const int threads = static_cast<int>(files.read<int64_t>());
   const int64_t batch = files.read<int64_t>(), rows = files.read<int64_t>(), vocab = files.read<int64_t>();
   task.dtype = static_cast<varfast::Dtype>(files.read<int64_t>());
-  drawing.read(files, batch, rows, vocab, task.sample);
+  drawing.read(files, batch, rows, vocab, task.draw);
   const std::vector<char> logits = files.read<char>(batch * rows * vocab * (task.dtype == varfast::Dtype::f32 ? 4 : 2));
   task.logits = logits.data();
   task.batch_stride = rows * vocab;

@@ -5,7 +5,7 @@
 int main(int, char** argv) {
   Files files(argv[1], argv[2]);
   varfast::SmoothTask task{};
-  varfast::SampleArgs& args = task.sample;
+  varfast::DrawArgs& args = task.draw;
   varfast::simt::seed = files.read<uint64_t>();
   const int64_t threads = files.read<int64_t>(), batch = files.read<int64_t>();
   args.rows = files.read<int64_t>();

@@ -3,8 +3,8 @@
 #pragma once
 
 #include "common/philox_lanes.h"
-#include "sample/sample.h"
-#include "sample/sample_args.h"
+#include "row/draw_args.h"
+#include "row/row.h"
 
 VF_BEGIN
 
@@ -35,7 +35,7 @@ VF_HD PairWeights pair_weights(F32 a, F32 b, const RowRule& rule) {
 // 0 or 1, or -1 where the pair is not valid: floor(x * all / 2^64) of the 64 random bits x and all = 2^31 + less,
 // against the first one's weight.
 VF_HD I32 draw_pair(const PairWeights& weights, const PhiloxLanes& x) {
-  const Words less = spread(weights.less);
+  const Words less = widened(weights.less);
   const Words low = product(x.x0, less) + half_whole(x.x0), high = product(x.x1, less) + half_whole(x.x1);
   const U32 u = joined(high_word(high + high_word(low)));
   const U32 first = select_u32(weights.first_is_high, splat_u32(0x80000000u), weights.less);
@@ -44,7 +44,7 @@ VF_HD I32 draw_pair(const PairWeights& weights, const PhiloxLanes& x) {
 }
 
 // The positions of rows [row, row + kLanes), of the last one for those from `rows` on.
-VF_HD U32 pair_positions(const SampleArgs& args, int64_t image, int64_t row, int64_t rows) {
+VF_HD U32 pair_positions(const DrawArgs& args, int64_t image, int64_t row, int64_t rows) {
   if (args.positions == nullptr) return splat_u32(static_cast<uint32_t>(row)) + as_u32(iota());
   const int64_t* positions = args.positions + image * args.position_batch;
   alignas(64) uint32_t out[kLanes];
@@ -56,7 +56,7 @@ VF_HD U32 pair_positions(const SampleArgs& args, int64_t image, int64_t row, int
 }
 
 // Draws rows [row, row + n) of an image from n pairs side by side; 2 * kLanes values past the last may be read.
-VF_HD void sample_pairs(const float* pairs, int64_t n, const RowRule& rule, const SampleArgs& args, int64_t image,
+VF_HD void sample_pairs(const float* pairs, int64_t n, const RowRule& rule, const DrawArgs& args, int64_t image,
                         int64_t row) {
   const int64_t seed = args.seeds[image * args.seed_stride];
   const Words stream = splat_words(args.stream), purpose = splat_words(args.purpose);
@@ -64,7 +64,7 @@ VF_HD void sample_pairs(const float* pairs, int64_t n, const RowRule& rule, cons
     F32 a, b;
     deinterleave(pairs + 2 * i, &a, &b);
     const PairWeights weights = pair_weights(a, b, rule);
-    const Words position = spread(pair_positions(args, image, row + i, row + n));
+    const Words position = widened(pair_positions(args, image, row + i, row + n));
     for (int64_t s = 0; s < args.draws; ++s) {
       const Words draw = splat_words(static_cast<uint32_t>(s));
       const I32 drawn = draw_pair(weights, philox4x32_lanes({position, draw, stream, purpose}, seed));

@@ -1,29 +1,29 @@
-// From torch's tensors to SampleArgs: the checks and the outputs that sample and guided_sample share.
+// From torch's tensors to DrawArgs: the checks and the outputs that sample and guided_sample share.
 #pragma once
 
 #include "common/stable.h"
-#include "sample/sample_args.h"
+#include "row/draw_args.h"
 
 namespace varfast {
 
-struct SampleSetup {
-  SampleArgs args;
+struct DrawSetup {
+  DrawArgs args;
   Tensor ids, logprobs, kept, entropy;
   Scalars temperature, top_p, min_p;  // keep their tensors alive
 };
 
-inline SampleSetup sample_setup(const Tensor& model, int64_t batch, int64_t rows, int64_t vocab, const Tensor& seeds,
-                                const OptTensor& positions, int64_t stream, int64_t purpose, double temperature,
-                                const OptTensor& temperature_tensor, bool temperature_last, int64_t top_k, double top_p,
-                                const OptTensor& top_p_tensor, double min_p, const OptTensor& min_p_tensor,
-                                int64_t draws, bool with_stats) {
+inline DrawSetup draw_setup(const Tensor& model, int64_t batch, int64_t rows, int64_t vocab, const Tensor& seeds,
+                            const OptTensor& positions, int64_t stream, int64_t purpose, double temperature,
+                            const OptTensor& temperature_tensor, bool temperature_last, int64_t top_k, double top_p,
+                            const OptTensor& top_p_tensor, double min_p, const OptTensor& min_p_tensor, int64_t draws,
+                            bool with_stats) {
   STD_TORCH_CHECK(vocab >= 1, "logits must have at least one token");
   STD_TORCH_CHECK(vocab < int64_t{1} << 31, "logits must have fewer than 2^31 tokens (kernels keep int32 ids), got ",
                   vocab);
   STD_TORCH_CHECK(draws >= 1, "draws must be positive, got ", draws);
   STD_TORCH_CHECK(seeds.scalar_type() == ScalarType::Long && seeds.dim() == 1 && seeds.size(0) == batch,
                   "seeds must be int64 of shape (", batch, ",)");
-  SampleSetup out;
+  DrawSetup out;
   out.temperature = scalars_of(temperature, temperature_tensor, "temperature", batch, rows);
   out.top_p = scalars_of(top_p, top_p_tensor, "top_p", batch, rows);
   out.min_p = scalars_of(min_p, min_p_tensor, "min_p", batch, rows);
@@ -33,7 +33,7 @@ inline SampleSetup sample_setup(const Tensor& model, int64_t batch, int64_t rows
   out.kept = empty_like_shape(model, {stat_batch, stat_rows}, ScalarType::Int);
   out.entropy = empty_like_shape(model, {stat_batch, stat_rows}, ScalarType::Float);
 
-  SampleArgs& args = out.args;
+  DrawArgs& args = out.args;
   args = {};
   args.rows = rows;
   args.vocab = vocab;

@@ -6,13 +6,13 @@
 
 #include "common/philox_lanes.h"
 #include "common/weights.h"
-#include "sample/row_rule.h"
-#include "sample/threshold.h"
+#include "row/row_rule.h"
+#include "row/threshold.h"
 
 VF_BEGIN
 
 // Tokens whose weights are summed together; a draw finds its chunk by bisection and its token by a scan of 16.
-constexpr int kChunk = 16;
+constexpr int kWeightChunk = 16;
 
 // Scratch of one row: each array has room for the vocabulary and a vector more.
 struct RowScratch {
@@ -24,12 +24,12 @@ struct RowScratch {
   uint64_t* running;  // running sum of the chunks
 };
 
-VF_HD int64_t row_scratch_room(int64_t vocab) { return (vocab + 2 * kChunk) / kChunk * kChunk; }
+VF_HD int64_t row_scratch_room(int64_t vocab) { return (vocab + 2 * kWeightChunk) / kWeightChunk * kWeightChunk; }
 
 // 4-byte words of scratch that a row needs.
 VF_HD int64_t row_scratch_words(int64_t vocab) {
   const int64_t room = row_scratch_room(vocab);
-  return 5 * room + 2 * (room / kChunk + 1);
+  return 5 * room + 2 * (room / kWeightChunk + 1);
 }
 
 VF_HD RowScratch row_scratch(void* memory, int64_t vocab) {
@@ -139,9 +139,9 @@ VF_HD int64_t settle(const RowTokens& tokens, float largest, const RowRule& rule
   const bool reweigh = rule.c_draw != rule.c_filter;
   int64_t kept = 0;
   uint64_t sum = 0;
-  for (int64_t chunk = 0; chunk * kChunk < tokens.size; ++chunk) {
+  for (int64_t chunk = 0; chunk * kWeightChunk < tokens.size; ++chunk) {
     U64Sum mass = zero_wide();
-    for (int64_t i = chunk * kChunk; i < (chunk + 1) * kChunk; i += kLanes) {
+    for (int64_t i = chunk * kWeightChunk; i < (chunk + 1) * kWeightChunk; i += kLanes) {
       const int64_t left = tokens.size - i;
       if (left <= 0) {
         store_u32(scratch.weights + i, splat_u32(0));
@@ -179,7 +179,7 @@ VF_HD void random_lanes(const RowDraw& key, int64_t first, uint64_t* out) {
   }
   const U32 draw = splat_u32(static_cast<uint32_t>(first)) + as_u32(iota());
   const PhiloxLanes x = philox4x32_lanes(
-      {splat_words(key.position), spread(draw), splat_words(key.stream), splat_words(key.purpose)}, key.seed);
+      {splat_words(key.position), widened(draw), splat_words(key.stream), splat_words(key.purpose)}, key.seed);
   alignas(64) uint32_t low[kLanes], high[kLanes];
   store_u32(low, joined(x.x0));
   store_u32(high, joined(x.x1));
@@ -195,10 +195,10 @@ VF_HD int64_t find_token(const RowScratch& scratch, int64_t chunks, uint64_t u) 
     if (scratch.running[chunk + half - 1] <= u) chunk += half;
     size -= half;
   }
-  const uint32_t* weights = scratch.weights + chunk * kChunk;
+  const uint32_t* weights = scratch.weights + chunk * kWeightChunk;
   uint64_t sum = chunk > 0 ? scratch.running[chunk - 1] : 0;
-  int64_t token = chunk * kChunk;
-  for (int i = 0; i < kChunk; ++i) {
+  int64_t token = chunk * kWeightChunk;
+  for (int i = 0; i < kWeightChunk; ++i) {
     sum += weights[i];
     token += sum <= u ? 1 : 0;
   }
@@ -241,7 +241,7 @@ VF_HD void sample_row(const float* row, int64_t vocab, const RowScan& scan, cons
   const RowTokens tokens = tokens_in_play(row, vocab, scan, rule, scratch);
   const int64_t kept = settle(tokens, scan.high, rule, scratch);
 
-  const int64_t chunks = (tokens.size + kChunk - 1) / kChunk;
+  const int64_t chunks = (tokens.size + kWeightChunk - 1) / kWeightChunk;
   const uint64_t all = scratch.running[chunks - 1];
   uint64_t random[kLanes];
   for (int64_t s = 0; s < out.draws; ++s) {

@@ -3,9 +3,9 @@
 #pragma once
 
 #include "common/team.h"
-#include "sample/pack_cuda.h"
-#include "sample/sample.h"
-#include "sample/sample_args.h"
+#include "row/draw_args.h"
+#include "row/pack_cuda.h"
+#include "row/row.h"
 
 VF_BEGIN
 
@@ -248,18 +248,18 @@ VF_DEVICE void draw_tokens(const Team& team, const Row& row, const RowWeights& w
   team.sync();
   if (out.logprobs == nullptr) return;
   uint64_t kept = 0;  // counted now: four registers less while tokens are drawn
-  double spread = 0;
+  double weighted_log = 0;
   for (int i = begin; i < end; ++i) {
     uint32_t w;
     kept += weights.keep(row[i], &w) ? 1 : 0;
-    if (w != 0) spread += w * log(static_cast<double>(w));
+    if (w != 0) weighted_log += w * log(static_cast<double>(w));
   }
   kept = team.reduce(kept, [](uint64_t a, uint64_t b) -> uint64_t { return a + b; });
-  spread = team.reduce(spread, [](double a, double b) -> double { return a + b; });
+  weighted_log = team.reduce(weighted_log, [](double a, double b) -> double { return a + b; });
   if (team.rank() == 0) {
     const double total = static_cast<double>(all);
     view<int32_t>(out.kept, 1)[0] = static_cast<int32_t>(kept);
-    view<float>(out.entropy, 1)[0] = static_cast<float>(log(total) - spread / total);
+    view<float>(out.entropy, 1)[0] = static_cast<float>(log(total) - weighted_log / total);
   }
 }
 
