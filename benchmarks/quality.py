@@ -16,7 +16,8 @@ import matplotlib
 import typer
 
 from varfast import DiverseVAR, Sampler, VARScaling
-from varfast.cli import _options
+from varfast._console import progress
+from varfast.cli import _models
 from varfast.metrics.judge import Judge
 from varfast.metrics.report import Experiment, Report, Setting
 from varfast.models import load
@@ -43,13 +44,13 @@ def measure(
     """Draws and judges what is not yet in the folder."""
     work.mkdir(parents=True, exist_ok=True)
     model = load()
-    weights = _options.weights_sha256("builtin", None, False)
+    weights = _models.weights_sha256("builtin", None, False)
     experiment = Experiment(model, weights, work, images=images, batch=50, judge=Judge())
     rows = [
         Setting(name, f"cfg=1; {guidance!r}", partial(Sampler, guidance=guidance, cfg=1.0))
         for name, guidance in settings.items()
     ]
-    with _options.progress() as bar:
+    with progress() as bar:
         task = bar.add_task("images", total=images * len(rows) * seeds)
         report = Report(experiment, lambda count: bar.update(task, advance=count))
         report.add(rows, range(seeds))

@@ -50,8 +50,11 @@ print(varfast.ops.sample(torch.zeros(1, 2, 3), torch.tensor([1])).shape)
 """
 
 
-def test_without_the_compiled_library_import_says_how_to_build_it(tmp_path):
-    done = python("import varfast", copied(tmp_path, "_varfast_cpu.so"), tmp_path)
+@pytest.mark.parametrize(
+    "program", ["from varfast import Sampler", "import varfast; varfast.ops", "import torch, varfast; varfast.SSG()"]
+)
+def test_without_the_compiled_library_first_use_says_how_to_build_it(tmp_path, program):
+    done = python(program, copied(tmp_path, "_varfast_cpu.so"), tmp_path)
     assert done.returncode != 0
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("ImportError: varfast's compiled library is missing (_varfast_cpu.so is not in")

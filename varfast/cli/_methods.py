@@ -10,6 +10,7 @@ from typing import Any
 import typer
 
 from varfast import Sampler
+from varfast.cli._options import METHOD as HELP
 from varfast.guidance import CFG, SSG, DiverseVAR, VARScaling
 from varfast.protocol import Model
 
@@ -25,11 +26,6 @@ BUILTIN: dict[str, dict[str, Any]] = {
     "var_scaling": {"scales": 1, "candidates": 50, "alpha": 1.7, "min_distance": 0.75},
     "diverse_var": {"scales": (1, 2), "suppress": (1.0, 0.1)},
 }
-
-HELP = (
-    "Parts joined by +: plain, ssg, var_scaling, diverse_var, cfg, sampling; parameters in brackets as in Python, "
-    'e.g. "ssg(beta=0.4, scales=-1) + sampling(top_k=64)".'
-)
 
 
 @dataclass(frozen=True)

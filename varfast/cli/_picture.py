@@ -50,6 +50,11 @@ def write_png(path: Path, image: Image.Image) -> None:
     atomic_write(path, write)
 
 
+def read_png(path: Path) -> Tensor:
+    """(3, H, W) in [0, 1]."""
+    return torch.from_numpy(np.asarray(Image.open(path).convert("RGB")).copy()).permute(2, 0, 1) / 255
+
+
 def picture(rows: Sequence[Row], columns: Sequence[str], title: str = "") -> Image.Image:
     """A labelled picture: one row of tiles each, columns in equal groups headed by `columns`."""
     count, height, width = rows[0].images.shape[0], *rows[0].images.shape[2:]

@@ -6,18 +6,21 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from varfast._console import progress
 from varfast._files import writable_folder
-from varfast.cli import _methods, _options, _picture
+from varfast.cli import _shell
 from varfast.cli._options import (
     CfgOption,
+    ClassesOption,
     DeviceOption,
     DownloadOption,
     DtypeOption,
     MethodsOption,
     ModelOption,
+    SeedOption,
     VaeOption,
+    check_last_seed,
 )
 
 DEFAULT = ("plain", "ssg", "var_scaling", "diverse_var", "ssg + var_scaling + diverse_var")
@@ -26,9 +29,9 @@ DEFAULT = ("plain", "ssg", "var_scaling", "diverse_var", "ssg + var_scaling + di
 def compare(
     out: Annotated[Path, typer.Option("--out", "-o", help="The picture to write.")] = Path("compare.png"),
     method: MethodsOption = None,
-    classes: Annotated[str | None, typer.Option(help="Names or numbers, comma-separated; all. Default: ten.")] = None,
+    classes: ClassesOption = None,
     count: Annotated[int, typer.Option("--count", "-n", min=1, help="Images per class and method.")] = 2,
-    seed: Annotated[int, typer.Option(help="Seed of each class's first image; the next ones count up.")] = 0,
+    seed: SeedOption = 0,
     cfg: CfgOption = 1.0,
     model: ModelOption = "builtin",
     vae: VaeOption = None,
@@ -40,20 +43,25 @@ def compare(
 
     Without --method: no guidance but CFG, each of the three methods, and all of them together.
     """
+    from varfast.cli import _methods, _models, _picture
+
     if out.suffix.lower() != ".png":
         raise typer.BadParameter(f"--out must name a .png file, got {out}")
-    loaded = _options.load_model(model, vae, download, device, dtype)
-    methods = [_methods.parse(text, presets=_options.presets(loaded)) for text in method or DEFAULT]
-    names = _options.class_names(loaded)
-    labels = _options.parse_classes(classes, names, default=10)
-    writable_folder(out.parent)
+    check_last_seed(seed, count)
+    loaded = _models.load_model(model, vae, download, device, dtype)
+    methods = [_methods.parse(text, presets=_models.presets(loaded)) for text in method or DEFAULT]
+    names = _models.class_names(loaded)
+    labels = _models.parse_classes(classes, names, default=10)
+    samplers = [_models.make_sampler(parsed, loaded, cfg=cfg) for parsed in methods]
+    with _shell.options({"out_dir": "--out"}):
+        writable_folder(out.parent)
     seeds = [seed + i for _ in labels for i in range(count)]
     rows = []
-    with _options.progress() as bar:
+    with progress() as bar:
         task = bar.add_task("sampling", total=len(methods))
-        for parsed in methods:
-            images = parsed.sampler(loaded, cfg=cfg)(labels=[x for x in labels for _ in range(count)], seeds=seeds)
+        for parsed, sampler in zip(methods, samplers, strict=True):
+            images = sampler(labels=[x for x in labels for _ in range(count)], seeds=seeds)
             rows.append(_picture.Row(parsed.title, parsed.details, images.float()))
             bar.update(task, advance=1)
     _picture.write_png(out, _picture.picture(rows, [names[label] for label in labels]))
-    Console().print(f"{len(rows)} methods, {len(seeds)} images each: {out.resolve()}")
+    print(f"{len(rows)} methods, {len(seeds)} images each: {out.resolve()}")

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from varfast._console import print_table, progress
 from varfast._files import writable_folder
-from varfast.cli import _controls, _methods, _options
+from varfast.cli import _shell
 from varfast.cli._options import (
     BatchOption,
     CfgOption,
@@ -22,9 +22,6 @@ from varfast.cli._options import (
     ModelOption,
     VaeOption,
 )
-from varfast.metrics.inception import InceptionJudge, load_network
-from varfast.metrics.judge import Judge
-from varfast.metrics.report import Experiment, Report, Setting
 
 DEFAULT = ("plain", "ssg", "var_scaling", "diverse_var", "ssg + var_scaling + diverse_var")
 CONTROLLED = ("ssg",)  # of DEFAULT; of the methods that somebody names, every one
@@ -35,7 +32,7 @@ def evaluate(
     method: MethodsOption = None,
     controls: Annotated[bool, typer.Option(help="Add what SSG must beat: a mean prior, two temperatures.")] = True,
     references: Annotated[bool, typer.Option(help="Add real training images and their reconstructions.")] = True,
-    images: Annotated[int, typer.Option("--images", "-n", min=10, help="Images per method and seed.")] = 5000,
+    images: Annotated[int, typer.Option("--images", "-n", min=1, help="Images per method and seed.")] = 5000,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="How many paired seeds.")] = 3,
     cfg: CfgOption = 1.0,
     batch: BatchOption = 50,
@@ -54,36 +51,50 @@ def evaluate(
 ) -> None:
     """Measure methods; mean and spread over seeds, which all methods share.
 
-    The built-in model, and others of its kind, against the 10,000 Fashion-MNIST test images: Fréchet distance,
+    The built-in model, and others of its kind, against the 10,000 Fashion-MNIST test images: Frechet distance,
     precision, recall, coverage, classifier accuracy, variance within classes. Other checkpoints (--model, --vae)
     against --reference: FID, sFID, Inception score, precision and recall; needs torch-fidelity and its weights.
     Each finished (method, seed) is kept in the folder, so that an interrupted run goes on where it was.
     """
-    loaded = _options.load_model(model, vae, download, device, dtype)
-    clothes = _options.draws_clothes(loaded)
+    from varfast.cli import _controls, _methods, _models
+    from varfast.metrics.inception import InceptionJudge, load_network
+    from varfast.metrics.judge import Judge
+    from varfast.metrics.report import Experiment, Report, Setting
+
+    loaded = _models.load_model(model, vae, download, device, dtype)
+    clothes = _models.draws_clothes(loaded)
     if clothes != (reference is None):
         needs = "is for models of other images" if clothes else "is needed: the model draws no Fashion-MNIST"
         raise typer.BadParameter(f"--reference {needs}")
     if loaded.vae.config.channels != 3 and not clothes:
         raise typer.BadParameter(f"--model must draw RGB images, got {loaded.vae.config.channels} channels")
-    parse = partial(_methods.parse, presets=_options.presets(loaded))
+    fewest = Judge.fewest if clothes else InceptionJudge.fewest
+    if images < fewest:
+        why = "two of one class" if clothes else "one and its nearest neighbours"
+        raise typer.BadParameter(f"--images must be at least {fewest}, to hold {why}, got {images}")
+    parse = partial(_methods.parse, presets=_models.presets(loaded))
     methods = [parse(text) for text in method or DEFAULT]
+    for parsed in methods:
+        _models.make_sampler(parsed, loaded, cfg=cfg)
     if controls:
         for text in method or CONTROLLED:
             methods += _controls.controls(parse(text), loaded)
     methods = list({str(m): m for m in methods}.values())  # one row each, however they were written
-    folder = writable_folder(out)
+    with _shell.options({"out_dir": "--out"}):
+        folder = writable_folder(out)
     judge = Judge(data) if reference is None else InceptionJudge(reference, load_network(inception, device), batch)
-    weights = _options.weights_sha256(model, vae, download)
+    weights = _models.weights_sha256(model, vae, download)
     experiment = Experiment(loaded, weights, folder, images=images, batch=batch, judge=judge)
     rest = "" if dtype == "float32" else f"; {dtype}"
     settings = [Setting(m.title, f"cfg={cfg:g}; {m}{rest}", partial(m.sampler, cfg=cfg)) for m in methods]
-    with _options.progress() as bar:
+    with progress() as bar:
         task = bar.add_task("images", total=images * len(settings) * seeds)
         report = Report(experiment, lambda count: bar.update(task, advance=count))
         if references and clothes:
-            report.add_references()
+            with _shell.options({"count": "--images"}):
+                report.add_references()
         report.add(settings, range(seeds))
     report.write()
-    Console().print(report.table())
-    Console().print(f"{out / 'results.json'}, {out / 'table.md'}")
+    heads, rows = report.table()
+    print_table(heads, rows, title=f"{images} images per seed against {judge.title}", numbers=True)
+    print(f"{out / 'results.json'}, {out / 'table.md'}")

@@ -2,57 +2,82 @@
 
 from __future__ import annotations
 
+import json
 import platform
+from typing import Annotated, Any
 
-import torch
-from rich.console import Console
-from rich.table import Table
+import typer
 
-import varfast
-from varfast import _env, _info, _library
+from varfast import _env
+from varfast._console import print_table
 
-
-def info() -> None:
-    """Print version, ops and the backend of each, CPU level, GPU, and the environment variables that are set."""
-    console = Console()
-    facts = Table(box=None, show_header=False)
-    facts.add_row("varfast", varfast.__version__)
-    facts.add_row("Python", platform.python_version())
-    facts.add_row("torch", f"{torch.__version__}, {torch.get_num_threads()} threads")
-    facts.add_row("instruction set", _simd())
-    facts.add_row("compiled by", f"{_info.build_compiler()} for {_info.build_levels()}")
-    facts.add_row("GPU", _gpu())
-    for name in _env.VARIABLES:
-        if (value := _env.read(name)) is not None:
-            facts.add_row(name, value)
-    console.print(facts)
-
-    table = Table(title="who serves each op", title_justify="left")
-    table.add_column("op")
-    keys = {"CPU": "CPU", "CUDA": "NVIDIA and AMD GPUs"}
-    for title in (*keys.values(), "any other device"):
-        table.add_column(title)
-    for op in _library.registered():
-        table.add_row(op, *(_library.backend(op, key) for key in keys), "reference")
-    console.print(table)
-    console.print(f"reference: eager PyTorch. GPUs: {_why()}", style="dim")
+DEVICES = {"cpu": "CPU", "gpu": "NVIDIA and AMD GPUs", "other": "any other device"}
 
 
-def _simd() -> str:
+def info(
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout, for programs.")] = False,
+) -> None:
+    """Print version, ops and the backend of each, CPU level, GPU, and the environment variables that are set.
+
+    With --json an object with the keys: varfast, python, torch (versions); threads; simd (level, best, forced);
+    compiler; compiled_levels; gpu (name, capability; null where there is none); torch_gpu (what torch was built for:
+    cuda, hip, null); variables (those that are set); ops (for each: who serves it on cpu, gpu, other: native, Triton or
+    reference).
+    """
+    known = facts()
+    if as_json:
+        print(json.dumps(known, indent=2))
+        return
+    simd, gpu = known["simd"], known["gpu"]
+    why = f"forced by VARFAST_SIMD; best here: {simd['best']}" if simd["forced"] else "the best this processor has"
+    lines = {
+        "varfast": known["varfast"],
+        "Python": known["python"],
+        "torch": f"{known['torch']}, {known['threads']} threads",
+        "instruction set": f"{simd['level']} ({why})",
+        "compiled by": f"{known['compiler']} for {' '.join(known['compiled_levels'])}",
+        "GPU": f"{gpu['name']}, compute capability {gpu['capability']}" if gpu else "none that torch can use",
+        **known["variables"],
+    }
+    width = max(map(len, lines)) + 2
+    for name, value in lines.items():
+        print(f"{name:{width}}{value}")
+    print()
+    rows = [[op, *(served[key] for key in DEVICES)] for op, served in known["ops"].items()]
+    print_table(["op", *DEVICES.values()], rows, title="who serves each op")
+    if known["torch_gpu"] is None:
+        gpus = "this torch has no GPU support, so that the native CUDA library is not loaded"
+    else:
+        gpus = "native where varfast was built with nvcc, else Triton, else the reference"
+    print(f"reference: eager PyTorch. GPUs: {gpus}")
+
+
+def facts() -> dict[str, Any]:
+    """What `--json` prints."""
+    import torch
+
+    import varfast.ops  # registers what `_library` lists, and loads what `_info` links against
+    from varfast import _info, _library
+
+    gpu = None
+    if torch.cuda.is_available():
+        capability = ".".join(map(str, torch.cuda.get_device_capability()))
+        gpu = {"name": torch.cuda.get_device_name(), "capability": capability}
+    served = {
+        op: {"cpu": _library.backend(op, "CPU"), "gpu": _library.backend(op, "CUDA"), "other": "reference"}
+        for op in _library.registered()
+    }
     level, best = _info.simd_level(), _info.best_simd_level()
-    if _env.read("VARFAST_SIMD"):
-        return f"{level} (forced by VARFAST_SIMD; best here: {best})"
-    return f"{level} (the best this processor has)"
-
-
-def _gpu() -> str:
-    if not torch.cuda.is_available():
-        return "none that torch can use"
-    major, minor = torch.cuda.get_device_capability()
-    return f"{torch.cuda.get_device_name()}, compute capability {major}.{minor}"
-
-
-def _why() -> str:
-    if torch.version.cuda is None and torch.version.hip is None:
-        return "this torch has no GPU support, so that the native CUDA library is not loaded"
-    return "native where varfast was built with nvcc, else Triton, else the reference"
+    return {
+        "varfast": varfast.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "simd": {"level": level, "best": best, "forced": _env.read("VARFAST_SIMD") is not None},
+        "compiler": _info.build_compiler(),
+        "compiled_levels": _info.build_levels().split(),
+        "gpu": gpu,
+        "torch_gpu": "cuda" if torch.version.cuda else "hip" if torch.version.hip else None,
+        "variables": {name: value for name in _env.VARIABLES if (value := _env.read(name)) is not None},
+        "ops": served,
+    }

@@ -6,24 +6,23 @@ import json
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
-import torch
 import typer
-from PIL import Image
-from rich.console import Console
-from torch import Tensor
 
+from varfast._console import progress
 from varfast._files import atomic_write, writable_folder
-from varfast.cli import _methods, _options, _picture
+from varfast.cli import _shell
 from varfast.cli._options import (
     BatchOption,
     CfgOption,
+    ClassesOption,
     DeviceOption,
     DownloadOption,
     DtypeOption,
     MethodOption,
     ModelOption,
+    SeedOption,
     VaeOption,
+    check_last_seed,
 )
 
 SETTINGS = "settings.json"
@@ -31,9 +30,9 @@ SETTINGS = "settings.json"
 
 def sample(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the PNG files and grid.png.")] = Path("samples"),
-    classes: Annotated[str | None, typer.Option(help="Names or numbers, comma-separated; all. Default: ten.")] = None,
+    classes: ClassesOption = None,
     count: Annotated[int, typer.Option("--count", "-n", min=1, help="Images per class.")] = 8,
-    seed: Annotated[int, typer.Option(help="Seed of each class's first image; the next ones count up.")] = 0,
+    seed: SeedOption = 0,
     method: MethodOption = "plain",
     cfg: CfgOption = 1.0,
     temperature: Annotated[float, typer.Option(min=0.0, help="Divides the logits; 0: the likeliest token.")] = 1.0,
@@ -53,21 +52,28 @@ def sample(
     Running the same command again after an interruption draws only what is missing. An image depends on its class and
     seed alone, never on what else is drawn.
     """
-    loaded = _options.load_model(model, vae, download, device, dtype)
-    parsed = _methods.parse(method, presets=_options.presets(loaded))
-    names = _options.class_names(loaded)
-    labels = _options.parse_classes(classes, names, default=10)
-    settings: dict[str, Any] = {"model": model, **_options.weights_sha256(model, vae, download)}
-    settings |= {"dtype": dtype, "method": str(parsed), "cfg": cfg, "temperature": temperature}
-    settings |= {"top_k": top_k, "top_p": top_p, "min_p": min_p}
-    sampler = parsed.sampler(loaded, cfg=cfg, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
-    folder = writable_folder(out)
+    import torch
+    from PIL import Image
+
+    from varfast.cli import _methods, _models, _picture
+
+    check_last_seed(seed, count)
+    loaded = _models.load_model(model, vae, download, device, dtype)
+    parsed = _methods.parse(method, presets=_models.presets(loaded))
+    names = _models.class_names(loaded)
+    labels = _models.parse_classes(classes, names, default=10)
+    settings: dict[str, Any] = {"model": model, **_models.weights_sha256(model, vae, download)}
+    filters = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
+    settings |= {"dtype": dtype, "method": str(parsed), "cfg": cfg, **filters}
+    sampler = _models.make_sampler(parsed, loaded, cfg=cfg, **filters)
+    with _shell.options({"out_dir": "--out"}):
+        folder = writable_folder(out)
     _claim(folder, settings, overwrite)
 
     wanted = [(label, seed + i) for label in dict.fromkeys(labels) for i in range(count)]
     paths = {pair: folder / f"{names[pair[0]].lower()}-{pair[1]:06d}.png" for pair in wanted}
     missing = [pair for pair in wanted if not paths[pair].is_file()]
-    with _options.progress() as bar:
+    with progress() as bar:
         task = bar.add_task("sampling", total=len(wanted), completed=len(wanted) - len(missing))
         for start in range(0, len(missing), batch):
             chunk = missing[start : start + batch]
@@ -78,26 +84,21 @@ def sample(
 
     rows = []
     for label in dict.fromkeys(labels):
-        images = torch.stack([_read(paths[label, seed + i]) for i in range(count)])
+        images = torch.stack([_picture.read_png(paths[label, seed + i]) for i in range(count)])
         rows.append(_picture.Row(names[label], f"seeds {seed} to {seed + count - 1}", images))
     grid = folder / "grid.png"
     _picture.write_png(grid, _picture.picture(rows, [""], title=f"{parsed.title}, cfg {cfg:g}"))
-    Console().print(f"{len(wanted)} images in {folder}, {len(missing)} of them new; all on one page: {grid}")
+    print(f"{len(wanted)} images in {folder}, {len(missing)} of them new; all on one page: {grid}")
 
 
 def _claim(folder: Path, settings: dict[str, Any], overwrite: bool) -> None:
     """Marks a folder with its settings; images of other settings there are an error, or with `overwrite` removed."""
     file = folder / SETTINGS
-    if file.is_file() and json.loads(file.read_text()) != settings:
+    if file.is_file() and json.loads(file.read_text(encoding="utf-8")) != settings:
         if not overwrite:
             raise typer.BadParameter(
                 f"{folder} holds images of other settings (see {SETTINGS} there); give another --out, or --overwrite"
             )
         for path in folder.glob("*-[0-9]*.png"):
             path.unlink()
-    atomic_write(file, lambda path: path.write_text(json.dumps(settings, indent=2) + "\n"))
-
-
-def _read(path: Path) -> Tensor:
-    """(3, H, W) in [0, 1]."""
-    return torch.from_numpy(np.asarray(Image.open(path).convert("RGB")).copy()).permute(2, 0, 1) / 255
+    atomic_write(file, lambda path: path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8"))

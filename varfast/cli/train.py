@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
+from varfast.cli import _shell
 from varfast.cli._options import DataOption
+
+SEED = 2**42  # the loop seeds torch with a million times this and more, which must fit 64 bits
 
 
 def train(
@@ -18,7 +20,7 @@ def train(
     transformer: Annotated[bool, typer.Option("--transformer", help="Only the transformer, on its tokens.")] = False,
     decoder: Annotated[bool, typer.Option("--decoder", help="Only the decoder, on the transformer's maps.")] = False,
     data: DataOption = None,
-    seed: Annotated[int, typer.Option(help="Everything random follows from it.")] = 0,
+    seed: Annotated[int, typer.Option(min=-SEED, max=SEED, help="Everything random follows from it.")] = 0,
     resume: Annotated[bool, typer.Option(help="Go on from checkpoints found in the folder.")] = True,
     steps: Annotated[int | None, typer.Option(min=1, help="Optimizer steps of each stage; default: its own.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Train on the first images only, for a trial.")] = None,
@@ -28,10 +30,12 @@ def train(
     Writes classifier.safetensors and builtin.safetensors into the folder; --model of the other commands takes the
     latter. Interrupted, the same command goes on from the last checkpoint.
     """
-    from varfast import training  # torch.optim takes seconds to import, which --help should not
+    from varfast import training
 
     chosen = {"classifier": classifier, "tokenizer": tokenizer, "transformer": transformer, "decoder": decoder}
     stages = [stage for stage in training.STAGES if chosen[stage]] or training.STAGES
     options: dict[str, Any] = {"seed": seed, "limit": limit} | ({} if steps is None else {"steps": steps})
-    training.train(data, out, stages=stages, resume=resume, **options)
-    Console().print(f"{', '.join(stages)} done; weights in {out}")
+    words = {"out_dir": "--out", "batch_size": "--limit: batch size", "resume=False": "--no-resume"}
+    with _shell.options(words):
+        training.train(data, out, stages=stages, resume=resume, **options)
+    print(f"{', '.join(stages)} done; weights in {out}")

@@ -11,7 +11,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from varfast.metrics.data import CANVAS, to_float
+from varfast.metrics.data import to_float
+from varfast.metrics.names import CANVAS
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights" / "classifier.safetensors"
 FEATURES = 96

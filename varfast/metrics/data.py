@@ -13,9 +13,7 @@ import torch.nn.functional as F
 
 from varfast import _env
 from varfast._files import file_sha256
-
-CLASSES = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot")
-CANVAS = 32
+from varfast.metrics.names import CANVAS
 
 _DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 _PREFIX = {"train": "train", "test": "t10k"}

@@ -46,7 +46,7 @@ def load_network(weights: Path | None = None, device: torch.device | str = "cpu"
     try:
         from torch_fidelity import FeatureExtractorInceptionV3
     except ImportError as error:
-        raise ImportError("FID and Inception score need `pip install torch-fidelity`") from error
+        raise ImportError("FID and Inception score need `pip install varfast[eval]`") from error
     # torch-fidelity would unpickle the file with whatever code it holds; a copy of its tensors alone is safe to read.
     tensors = io.BytesIO()
     torch.save(torch.load(file, map_location="cpu", weights_only=True), tensors)
@@ -97,6 +97,7 @@ class InceptionJudge:
     """
 
     metrics = METRICS
+    fewest = NEIGHBOURS + 1  # images that `score` can do with: one and its neighbours
 
     def __init__(self, reference: Path, network: Network, batch: int = 50) -> None:
         self.network, self.batch = network, batch

@@ -12,6 +12,7 @@ from varfast._files import file_sha256
 from varfast.metrics import classifier
 from varfast.metrics.data import Split, data_sha256, load_split
 from varfast.metrics.frechet import frechet_distance
+from varfast.metrics.names import CLASSES
 from varfast.metrics.prdc import prdc, radii
 
 METRICS = {  # name -> whether larger is better (None: neither)
@@ -36,6 +37,7 @@ class Judge:
     """
 
     metrics = METRICS
+    fewest = len(CLASSES) + 1  # images that `score` can do with: labels in turn, and two of one class for its variance
     title = "the 10,000 test images"
 
     def __init__(

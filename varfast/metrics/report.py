@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.table import Table
 from torch import Tensor
 
 import varfast
@@ -55,7 +54,7 @@ class Experiment:
     def load(self, name: str, seed: int) -> dict[str, float] | None:
         """Metrics of an earlier run of the same thing, or None."""
         file = self._file(name, seed)
-        return json.loads(file.read_text())["metrics"] if file.is_file() else None
+        return json.loads(file.read_text(encoding="utf-8"))["metrics"] if file.is_file() else None
 
     def judge_and_keep(self, name: str, seed: int, prepared: Tensor, labels: Tensor) -> dict[str, float]:
         """Scores what the judge has prepared of images, and writes the result to the folder."""
@@ -63,7 +62,7 @@ class Experiment:
         text = json.dumps({**self._key(name, seed), "metrics": metrics}, indent=2) + "\n"
         file = self._file(name, seed)
         file.parent.mkdir(exist_ok=True)
-        atomic_write(file, lambda path: path.write_text(text))
+        atomic_write(file, lambda path: path.write_text(text, encoding="utf-8"))
         return metrics
 
     def _key(self, name: str, seed: int) -> dict[str, Any]:
@@ -157,17 +156,11 @@ class Report:
             texts.append(f"{statistics.mean(values):.3f}{spread}")
         return texts
 
-    def table(self) -> Table:
-        """For the terminal."""
-        table = Table(
-            show_lines=True, title=f"{self.experiment.images} images per seed against {self.experiment.judge.title}"
-        )
-        table.add_column("method", overflow="fold", min_width=22)
-        for name, larger in self.experiment.judge.metrics.items():
-            table.add_column(name + {True: " ↑", False: " ↓", None: ""}[larger], justify="right", no_wrap=True)
-        for row in self.rows:
-            table.add_row(f"{row['title']}\n[dim]{row['details']}[/]", *self.cells(row, "\n"))
-        return table
+    def table(self) -> tuple[list[str], list[list[str]]]:
+        """For the terminal: the columns' heads, and rows whose cells have two lines."""
+        arrows = {True: "\n↑", False: "\n↓", None: ""}
+        heads = ["method", *(name + arrows[larger] for name, larger in self.experiment.judge.metrics.items())]
+        return heads, [[f"{row['title']}\n{row['details']}", *self.cells(row, "\n")] for row in self.rows]
 
     def write(self) -> None:
         """results.json and table.md, whole or not at all."""
@@ -177,9 +170,10 @@ class Report:
         for row in self.rows:
             name = row["title"] + (f" `{row['details']}`" if row["details"] else "")
             lines.append(f"| {name} | {' | '.join(self.cells(row, ' '))} |")
+        table = "\n".join(lines) + "\n"
         folder = self.experiment.folder
-        atomic_write(folder / "results.json", lambda path: path.write_text(data))
-        atomic_write(folder / "table.md", lambda path: path.write_text("\n".join(lines) + "\n"))
+        atomic_write(folder / "results.json", lambda path: path.write_text(data, encoding="utf-8"))
+        atomic_write(folder / "table.md", lambda path: path.write_text(table, encoding="utf-8"))
 
 
 def to_bytes(images: Tensor) -> Tensor:

@@ -55,7 +55,7 @@ def load(
     else:
         config = checkpoint.infer_var(tensors, grids=grids, heads=heads)
     if vae is None:
-        raise ValueError(f"vae: got None, but {name_or_path} holds the transformer alone; give the VQ-VAE's file")
+        raise ValueError(f"vae: {name_or_path} holds the transformer alone; give the VQ-VAE's file")
     if isinstance(vae, VQVAE):
         vae.to(device)
     else:
@@ -99,7 +99,7 @@ def _from_hub(name: str, download: bool) -> tuple[str, str]:
     try:
         from huggingface_hub import hf_hub_download
     except ImportError as error:
-        raise ImportError(f"{name}: downloading needs `pip install huggingface_hub`") from error
+        raise ImportError(f"{name}: downloading needs `pip install varfast[hub]`") from error
     try:
         return hf_hub_download(HUB, HUB_VARS[name]), hf_hub_download(HUB, HUB_VAE)
     except Exception as error:

@@ -15,14 +15,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
+from varfast._console import progress
 from varfast._files import atomic_write, writable_folder
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
 
 SHOW_EVERY = 10
 StepFn = Callable[[int, Tensor], dict[str, Tensor]]
@@ -81,15 +83,7 @@ class Run:
             self.load()
         if self.step >= self.steps:
             return
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[shown]}"),
-        )
-        console = Console(stderr=True)
-        with torch.random.fork_rng(devices=[]), Progress(*columns, console=console, refresh_per_second=2) as bar:
+        with torch.random.fork_rng(devices=[]), progress("shown", refresh_per_second=2) as bar:
             task = bar.add_task(self.name, total=self.steps, completed=self.step, shown="")
             while self.step < self.steps:
                 self._one_step(step_fn, data_size)
@@ -161,7 +155,7 @@ class Run:
             theirs, ours = (", ".join(f"{name} {s.get(name)}" for name in other) for s in (old, self.settings))
             raise ValueError(
                 f"{self.checkpoint}: belongs to a run with {theirs}, this one has {ours}; give the same to go on, "
-                "or another folder, or resume=False (--no-resume) to start anew"
+                "or another folder, or resume=False to start anew"
             )
         try:
             for name, module in self.modules.items():

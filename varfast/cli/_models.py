@@ -1,0 +1,102 @@
+"""The model that the options name, and what follows from it."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+import typer
+
+from varfast import Sampler
+from varfast._files import file_sha256
+from varfast.cli import _methods, _shell
+from varfast.metrics.names import CANVAS, CLASSES
+from varfast.models import HUB, HUB_VAE, HUB_VARS, VAR, files, load
+
+# Options that stand for arguments of `load`, or say that none does; and of `Sampler`.
+WORDS = {
+    "vae": "--vae",
+    "grids": "--model: grids (an argument of varfast.models.load, for which there is no option)",
+    "heads": "--model: heads (an argument of varfast.models.load, for which there is no option)",
+}
+SAMPLING = {"strength": "--cfg", "Sampler": "--method", "temperature": "--temperature"}
+SAMPLING |= {"top_k": "--top-k", "top_p": "--top-p", "min_p": "--min-p"}
+
+
+def load_model(model: str, vae: Path | None, download: bool, device: str, dtype: str) -> VAR:
+    """The model that the options name; wrong words are usage errors."""
+    dtypes = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+    if dtype not in dtypes:
+        raise typer.BadParameter(f"--dtype must be one of {', '.join(dtypes)}, got {dtype!r}")
+    _check_device(device)
+    if model in HUB_VARS and not download:
+        raise typer.BadParameter(
+            f"--model {model} is not in the package: give --download to fetch {HUB_VARS[model]} and {HUB_VAE} from "
+            f"huggingface.co/{HUB}, or your copies: --model {HUB_VARS[model]} --vae {HUB_VAE}"
+        )
+    with _shell.options(WORDS):
+        return load(model, vae, dtype=dtypes[dtype], device=device, download=download)
+
+
+def _check_device(device: str) -> None:
+    """Whether torch can compute there, in float64 as the ops do: asked of torch, which alone knows its devices."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of old device types
+            torch.ones(1, dtype=torch.float64, device=device).item()
+    except Exception as error:  # AssertionError for CUDA and XPU, ModuleNotFoundError for HPU, RuntimeError and others
+        why = _shell.describe(error).splitlines()[0].split(". ")[0]
+        message = f"--device: torch {torch.__version__} cannot compute on {device!r}: {why}"
+        raise typer.BadParameter(message) from error
+
+
+def make_sampler(method: _methods.Method, model: VAR, **given: Any) -> Sampler:
+    """The sampler of a method, tried on an empty batch: what is wrong is a usage error before anything is drawn."""
+    try:
+        method.sampler(model)(labels=[], seeds=[])
+    except (TypeError, ValueError, ArithmeticError) as error:
+        raise typer.BadParameter(f"--method {str(method)!r}: {error}") from error
+    with _shell.options(SAMPLING):
+        return method.sampler(model, **given)
+
+
+def weights_sha256(model: str, vae: Path | None, download: bool) -> dict[str, str]:
+    """What tells the weights that the options name from all others, to be kept with results."""
+    file, own_vae = files(model, download)
+    used = {"model_sha256": file, "vae_sha256": vae or own_vae}
+    return {name: file_sha256(Path(path)) for name, path in used.items() if path is not None}
+
+
+def draws_clothes(model: VAR) -> bool:
+    """Whether a model is the built-in one or another of its kind: ten classes of grey 32x32 images."""
+    config = model.vae.config
+    return model.num_classes == len(CLASSES) and config.channels == 1 and config.image_hw == (CANVAS, CANVAS)
+
+
+def presets(model: VAR) -> dict[str, dict[str, Any]]:
+    """Default parameters of methods on a model."""
+    return _methods.BUILTIN if draws_clothes(model) else {}
+
+
+def class_names(model: VAR) -> tuple[str, ...]:
+    """Names of the classes; numbers where none are known."""
+    return CLASSES if draws_clothes(model) else tuple(str(n) for n in range(model.num_classes))
+
+
+def parse_classes(text: str | None, names: tuple[str, ...], default: int) -> list[int]:
+    """Labels from "trouser,bag" or "1,8" or "all"; by default the first `default` classes."""
+    if text is None:
+        return list(range(min(default, len(names))))
+    if text == "all":
+        return list(range(len(names)))
+    known = {str(n): n for n in range(len(names))} | {name.lower(): n for n, name in enumerate(names)}
+    labels = []
+    for word in (part.strip().lower() for part in text.split(",")):
+        if word not in known:
+            numbers = f"0 to {len(names) - 1}"
+            words = numbers if names[0] == "0" else f"{', '.join(names)}, or {numbers}"
+            raise typer.BadParameter(f"--classes: {word!r} is none of {words}")
+        labels.append(known[word])
+    return labels
