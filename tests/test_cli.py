@@ -96,8 +96,8 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(
     def interrupted(self: Sampler, *args: object, **kwargs: object) -> object:
         if len(kwargs["labels"]):  # type: ignore[arg-type]
             calls.append(1)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
+            if len(calls) == 3:
+                raise KeyboardInterrupt
         return original(self, *args, **kwargs)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Sampler, "__call__", interrupted)

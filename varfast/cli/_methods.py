@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +27,9 @@ BUILTIN: dict[str, dict[str, Any]] = {
     "var_scaling": {"scales": 1, "candidates": 50, "alpha": 1.7, "min_distance": 0.75},
     "diverse_var": {"scales": (1, 2), "suppress": (1.0, 0.1)},
 }
+
+# What Python raises for text that is no expression: stray bytes and zeros, nesting too deep, a list as a key.
+UNREADABLE = (SyntaxError, ValueError, TypeError, RecursionError, MemoryError)
 
 
 @dataclass(frozen=True)
@@ -64,11 +68,14 @@ class Method:
 def parse(text: str, *, presets: Mapping[str, Mapping[str, Any]]) -> Method:
     """Reads a method, or raises typer.BadParameter saying what is wrong where."""
     try:
-        tree = ast.parse(text.strip(), mode="eval").body
-    except SyntaxError as error:
-        raise typer.BadParameter(f"cannot read {text!r}: {error.msg}. {HELP}") from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of Python about its own syntax, in words of our user
+            nodes = _flatten(ast.parse(text.strip(), mode="eval").body)
+    except UNREADABLE as error:
+        why = error.msg if isinstance(error, SyntaxError) else str(error) or type(error).__name__
+        raise typer.BadParameter(f"cannot read {text!r}: {why}. {HELP}") from error
     parts: list[tuple[str, tuple[tuple[str, Any], ...]]] = []
-    for node in _flatten(tree):
+    for node in nodes:
         name, given = _part(node, text)
         if name == "plain":
             continue
@@ -95,7 +102,7 @@ def _part(node: ast.expr, text: str) -> tuple[str, dict[str, Any]]:
         raise typer.BadParameter(f"cannot read {ast.unparse(node)!r} in {text!r}. {HELP}")
     try:
         return node.func.id, {str(k.arg): ast.literal_eval(k.value) for k in node.keywords}
-    except ValueError as error:
+    except UNREADABLE as error:
         raise typer.BadParameter(f"parameters in {text!r} must be plain numbers, words in quotes or lists") from error
 
 
@@ -106,5 +113,5 @@ def _check(name: str, arguments: dict[str, Any], text: str) -> None:
         return
     try:
         KINDS[name](**arguments)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, ArithmeticError) as error:
         raise typer.BadParameter(f"{name} in {text!r}: {error}") from error
