@@ -9,6 +9,7 @@ import emulation
 import numpy as np
 import pytest
 import torch
+from hard_matrices import HARDEST, hardest
 from torch import Tensor
 
 from varfast.reference.spectral_reweight import spectral_reweight as reference
@@ -103,6 +104,15 @@ def test_accuracy(program: Path, tmp_path: Path, kind: str) -> None:
     for scale, strength in ((1e4, 0.1), (1e-4, 1.0), (1.0, 30.0)):
         check(program, tmp_path, (x * scale).float(), strength)
     check(program, tmp_path, x.float(), 10.0, amplify=True)
+
+
+@pytest.mark.parametrize("shape", [(5, 1), *(pytest.param(s, marks=pytest.mark.slow) for s in ((17, 5), (36, 3)))])
+def test_the_hardest(program: Path, tmp_path: Path, shape: tuple[int, int]) -> None:
+    """What keeps QL from ending must not keep Jacobi's rotations from it, or cost digits."""
+    for kind in HARDEST:
+        x = hardest(kind, *shape)
+        check(program, tmp_path, x.float(), 1.0, bound=4e-7)
+        check(program, tmp_path, x, 1.0, bound=1e-12)
 
 
 def test_images_that_are_not_finite(program: Path, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ struct SpectralArgs {
   ScalarView alpha, beta;
   int64_t rank;
   bool amplify, relative;
-  bool* overflows;  // (B), on the CPU
+  bool *overflows, *unsolved;  // (B) each, on the CPU
 };
 
 }  // namespace varfast

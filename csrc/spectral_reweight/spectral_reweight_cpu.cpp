@@ -18,7 +18,7 @@ namespace {
 
 // float32 has 2^-24 of relative rounding error per product, so Y = M X made in it is off by about that much of
 // max(f) |s|, whereas |Y| is |f s|. Up to this quotient float32 stays below 1e-6; beyond it, and outside of
-// float32's range, the product is made in float64, at half the speed.
+// float32's range (sums of denormal numbers lose more), the product is made in float64, at half the speed.
 constexpr double kFloatQuotient = 4.0, kFloatRange = 1e30;
 
 struct Ranked {
@@ -162,7 +162,7 @@ void reweight(const SpectralArgs& args, int64_t b, int lane, Scratch& scratch) {
   if constexpr (std::is_same_v<T, double>) {
     make_operator(z, n, scratch.f, scratch.weighted, static_cast<double*>(scratch.m));
     apply(image, static_cast<const double*>(scratch.m), static_cast<double*>(scratch.x));
-  } else if (f_max <= kFloatRange && f_max >= 1 / kFloatRange &&
+  } else if (f_max <= kFloatRange && f_max >= 1 / kFloatRange && y_max >= 1 / kFloatRange &&
              f_max * f_max * x_norm <= kFloatQuotient * kFloatQuotient * y_norm) {
     make_operator(z, n, scratch.f, scratch.weighted, static_cast<float*>(scratch.m));
     apply(image, static_cast<const float*>(scratch.m), static_cast<float*>(scratch.x));
@@ -188,7 +188,7 @@ void reweight_group(const SpectralArgs& args, int64_t begin, int lanes, Scratch&
   }
   const unsigned failed = eigh(scratch.lanes, scratch.recordings, scratch.z, scratch.values);
   for (int q = 0; q < lanes; ++q) {
-    if ((failed >> q) & 1u) scratch.scale[q] = 0.0;
+    args.unsolved[begin + q] = (failed >> q) & 1u;
     reweight<T>(args, begin + q, q, scratch);
   }
 }
@@ -229,13 +229,16 @@ std::tuple<Tensor, Tensor> spectral_reweight(const Tensor& x, double beta, const
   SpectralArgs& args = setup.args;
   const int64_t n = std::min(args.length, args.channels), batch = x.size(0);
   if (n == 0) return {setup.y, setup.sigma};
-  const std::unique_ptr<bool[]> overflows(new bool[batch]());
+  const std::unique_ptr<bool[]> overflows(new bool[batch]()), unsolved(new bool[batch]());
   args.overflows = overflows.get();
+  args.unsolved = unsolved.get();
   torch::stable::parallel_for(0, batch, 1, [&](int64_t begin, int64_t end) {
     const int64_t bytes = VF_DISPATCH(spectral_scratch, n, end - begin);
     VF_DISPATCH(spectral_images, args, begin, end, thread_scratch<char>(bytes));
   });
   for (int64_t b = 0; b < batch; ++b) {
+    STD_TORCH_CHECK(!unsolved[b], "spectral_reweight: the eigensolver did not converge on image ", b, " of ",
+                    args.length, " x ", args.channels, ", whose values are finite; please report it with the image");
     STD_TORCH_CHECK(!overflows[b], "spectral_reweight: image ", b,
                     " overflows x's dtype with alpha=", portable::value_at(args.alpha, b, 0),
                     " and beta=", portable::value_at(args.beta, b, 0), relative ? " / s_max" : "",

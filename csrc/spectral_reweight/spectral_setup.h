@@ -40,6 +40,7 @@ inline SpectralSetup spectral_setup(const Tensor& x, double beta, const OptTenso
               rank.value_or(n),
               amplify,
               relative,
+              nullptr,
               nullptr};
   return out;
 }

@@ -56,14 +56,15 @@ def spectral_reweight(
 
     Raises:
         TypeError: a wrong dtype or type. ValueError: a wrong shape, name or number; or `relative` numbers with
-        ``alpha * exp(beta)`` beyond float32. RuntimeError: on the CPU, an image whose result overflows x's dtype.
+        ``alpha * exp(beta)`` beyond float32. RuntimeError: on the CPU, an image whose result overflows x's dtype, or
+        one whose eigenproblem did not converge (no such image is known).
 
     Notes:
         Error: ``||Y - Y_exact|| / ||Y_exact||`` (Frobenius) is at most 2e-6 for float32, typically 3e-7, whatever the
-        rank and the condition number of X and for beta * s_max up to 30, plus ``1e-15 max(f) ||X|| / ||Y_exact||``,
-        which is all that float64 input has; with `rank` = r times ``max(1, 0.1 s_r / (s_r - s_{r+1}))``, and among
-        values equal at the cut it is unspecified which ones change. 16-bit results are that, rounded. Singular values
-        are off by about 1e-8 s_max.
+        rank and the condition number of X and for beta * s_max up to 30, plus
+        ``3e-15 (10 + beta * s_max) max(f) ||X|| / ||Y_exact||``, which is all that float64 input has; with
+        `rank` = r times ``max(1, 0.1 s_r / (s_r - s_{r+1}))``, and among values equal at the cut it is unspecified
+        which ones change. 16-bit results are that, rounded. Singular values are off by 3e-8 s_max at most.
         An image with a NaN, an infinity or squares beyond float64 comes out as NaN, and so do its singular values;
         its neighbours do not change. On a device an overflow is not looked for, since the host would have to wait:
         the image comes out non-finite. On GPUs up to min(L, C) = 64 never synchronises and can be captured in a CUDA
