@@ -2,8 +2,8 @@
 //
 // T comes out upside down, the row that was reduced first at its end. Reflections gather what is large in the rows
 // reduced first (of a matrix of rank r nearly all in r of them), and QL wants it at the end: from there its sweeps
-// begin, and rounding errors of the large rows would otherwise keep small ones from converging. Random matrices take 4
-// % fewer sweeps too.
+// begin, and rounding errors of the large rows would otherwise keep small ones from converging. Random matrices take
+// fewer sweeps too, by a twenty-fifth.
 //
 // Only the squares of kSquare columns on the diagonal and what lies right of them are read and updated: half the
 // arithmetic and half the memory of the whole matrix (n = 256 has 512 KiB, half a second-level cache).
