@@ -1,4 +1,4 @@
-"""The product that the transformer spends its time in, and the quantizer's convolution as one."""
+"""The product that the transformer spends its time in, and layers that give an image the same bits in any batch."""
 
 from __future__ import annotations
 
@@ -45,12 +45,42 @@ def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return linear(patches, weight.flatten(1), bias).transpose(1, 2).unflatten(2, x.shape[2:])
 
 
-class SiLU(nn.Module):
-    """`nn.SiLU`; where `linear` keeps a row's bits so does this (torch computes the last few of a thread's numbers by
-    other instructions than the rest)."""
+class Conv(nn.Conv2d):
+    """`nn.Conv2d`. On a CPU, in float32 and without gradients, oneDNN's convolution whatever the batch, channels last:
+    torch gives a single small map to another one, which rounds differently."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return x / (1 + torch.exp(-x)) if _is_plain(x, x) else F.silu(x)
+        if not (_is_plain(x, self.weight) and x.numel()):
+            return super().forward(x)
+        # A single map's strides may read as either layout; these read as channels last alone.
+        rows = x.permute(0, 2, 3, 1).contiguous()
+        x = (rows[0][None] if len(x) == 1 else rows).permute(0, 3, 1, 2)
+        return torch.mkldnn_convolution(
+            x, self.weight, self.bias, self.padding, self.stride, self.dilation, self.groups
+        )
+
+
+class GroupNorm(nn.GroupNorm):
+    """`nn.GroupNorm`. Where `Conv` keeps a map's bits so does this: channels last, torch splits the sums of a map of
+    1024 positions or more among threads; channel by channel it does not."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not (_is_plain(x, self.weight) and x.ndim == 4):
+            return super().forward(x)
+        return super().forward(x.contiguous()).contiguous(memory_format=torch.channels_last)
+
+
+def silu(x: Tensor) -> Tensor:
+    """`F.silu`; where `linear` keeps a row's bits so does this (torch computes the last few of a thread's numbers by
+    other instructions than the rest)."""
+    return x / (1 + torch.exp(-x)) if _is_plain(x, x) else F.silu(x)
+
+
+class SiLU(nn.Module):
+    """`nn.SiLU` by `silu`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return silu(x)
 
 
 class Linear(nn.Linear):

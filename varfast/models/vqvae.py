@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from varfast.models.linear import Conv, GroupNorm, silu
 from varfast.models.quantizer import Grid, Quantizer
 
 
@@ -38,8 +39,8 @@ class VQVAEConfig:
         return self.grids[-1][0] * scale, self.grids[-1][1] * scale
 
 
-def _norm(channels: int, groups: int) -> nn.GroupNorm:
-    return nn.GroupNorm(groups, channels, eps=1e-6)
+def _norm(channels: int, groups: int) -> GroupNorm:
+    return GroupNorm(groups, channels, eps=1e-6)
 
 
 class ResBlock(nn.Module):
@@ -48,14 +49,14 @@ class ResBlock(nn.Module):
     def __init__(self, inputs: int, outputs: int, groups: int) -> None:
         super().__init__()
         self.norm1 = _norm(inputs, groups)
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, 1, 1)
+        self.conv1 = Conv(inputs, outputs, 3, 1, 1)
         self.norm2 = _norm(outputs, groups)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1)
-        self.nin_shortcut = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
+        self.conv2 = Conv(outputs, outputs, 3, 1, 1)
+        self.nin_shortcut = Conv(inputs, outputs, 1) if inputs != outputs else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.conv1(F.silu(self.norm1(x)))
-        return self.nin_shortcut(x) + self.conv2(F.silu(self.norm2(h)))
+        h = self.conv1(silu(self.norm1(x)))
+        return self.nin_shortcut(x) + self.conv2(silu(self.norm2(h)))
 
 
 class AttnBlock(nn.Module):
@@ -64,8 +65,8 @@ class AttnBlock(nn.Module):
     def __init__(self, channels: int, groups: int) -> None:
         super().__init__()
         self.norm = _norm(channels, groups)
-        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
-        self.proj_out = nn.Conv2d(channels, channels, 1)
+        self.qkv = Conv(channels, 3 * channels, 1)
+        self.proj_out = Conv(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = self.qkv(self.norm(x)).flatten(2).transpose(1, 2).chunk(3, dim=2)
@@ -78,7 +79,7 @@ class Downsample(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, 2)
+        self.conv = Conv(channels, channels, 3, 2)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(F.pad(x, (0, 1, 0, 1)))
@@ -89,7 +90,7 @@ class Upsample(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, 1, 1)
+        self.conv = Conv(channels, channels, 3, 1, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
@@ -135,20 +136,20 @@ class Encoder(nn.Module):
         super().__init__()
         widths = [config.ch, *(config.ch * m for m in config.ch_mult)]
         last, groups = len(config.ch_mult) - 1, config.groups
-        self.conv_in = nn.Conv2d(config.channels, config.ch, 3, 1, 1)
+        self.conv_in = Conv(config.channels, config.ch, 3, 1, 1)
         self.down = nn.ModuleList(
             Level(widths[i], widths[i + 1], config.num_res_blocks, groups, i == last, "downsample" if i < last else "")
             for i in range(last + 1)
         )
         self.mid = Middle(widths[-1], groups)
         self.norm_out = _norm(widths[-1], groups)
-        self.conv_out = nn.Conv2d(widths[-1], config.z_channels, 3, 1, 1)
+        self.conv_out = Conv(widths[-1], config.z_channels, 3, 1, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv_in(x)
         for level in self.down:
             x = level(x)
-        return self.conv_out(F.silu(self.norm_out(self.mid(x))))
+        return self.conv_out(silu(self.norm_out(self.mid(x))))
 
 
 class Decoder(nn.Module):
@@ -158,7 +159,7 @@ class Decoder(nn.Module):
         super().__init__()
         widths = [config.ch * m for m in config.ch_mult]
         last, groups = len(widths) - 1, config.groups
-        self.conv_in = nn.Conv2d(config.z_channels, widths[-1], 3, 1, 1)
+        self.conv_in = Conv(config.z_channels, widths[-1], 3, 1, 1)
         self.mid = Middle(widths[-1], groups)
         self.up = nn.ModuleList(
             Level(
@@ -172,13 +173,13 @@ class Decoder(nn.Module):
             for i in range(last + 1)
         )
         self.norm_out = _norm(widths[0], groups)
-        self.conv_out = nn.Conv2d(widths[0], config.channels, 3, 1, 1)
+        self.conv_out = Conv(widths[0], config.channels, 3, 1, 1)
 
     def forward(self, z: Tensor) -> Tensor:
         x = self.mid(self.conv_in(z))
         for level in reversed(self.up):
             x = level(x)
-        return self.conv_out(F.silu(self.norm_out(x)))
+        return self.conv_out(silu(self.norm_out(x)))
 
 
 class VQVAE(nn.Module):
@@ -191,8 +192,8 @@ class VQVAE(nn.Module):
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
         self.quantize = Quantizer(config.vocab_size, z, config.grids, phi_count=config.phi_count)
-        self.quant_conv = nn.Conv2d(z, z, 3, 1, 1)
-        self.post_quant_conv = nn.Conv2d(z, z, 3, 1, 1)
+        self.quant_conv = Conv(z, z, 3, 1, 1)
+        self.post_quant_conv = Conv(z, z, 3, 1, 1)
 
     def latent(self, images: Tensor) -> Tensor:
         """Unquantized latent maps (B, Cvae, H, W) of images (B, channels, height, width) in [0, 1].
