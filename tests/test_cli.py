@@ -21,7 +21,6 @@ from tiny import tiny_var
 
 from varfast import Sampler, _library, cli, ops
 from varfast._files import file_sha256
-from varfast.cli import _picture
 from varfast.metrics import classifier, inception
 from varfast.training import export_builtin, export_classifier, loop, train_classifier
 
@@ -322,7 +321,7 @@ def test_a_full_disk_is_a_failure_and_leaves_no_half_file(
 
     run("compare", "-o", "old.png", "--classes", "0", "-m", "plain")
     before = (tmp_path / "old.png").read_bytes()
-    monkeypatch.setattr(_picture.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     code, text = run("compare", "-o", "old.png", "--classes", "0,1", "-m", "plain")
     assert code == 1 and "No space left" in text
     assert (tmp_path / "old.png").read_bytes() == before and os.listdir(tmp_path) == ["old.png"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,16 +24,24 @@ def writable_folder(path: str | os.PathLike[str]) -> Path:
 
 
 def atomic_write(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, then rename it: readers see the old file or the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """Let `write` fill a temporary file beside `path`, then rename it: readers see the old file or the new one.
+
+    The temporary name is nobody else's, whatever thread, process or container writes the same file, and its length does
+    not follow from that of `path`. What a rename shows is on the disk.
+    """
+    folder = Path(tempfile.mkdtemp(prefix=".varfast-", dir=path.parent))
+    temporary = folder / "new"
     try:
         temporary.touch()
         mode = temporary.stat().st_mode  # what the umask leaves
         write(temporary)
         temporary.chmod(mode)  # safetensors makes files that only their owner may read
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())  # a full disk shows here, before the rename
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+        folder.rmdir()
 
 
 def file_sha256(*paths: Path) -> str:

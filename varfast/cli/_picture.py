@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -40,14 +39,7 @@ def write_png(path: Path, image: Image.Image) -> None:
     """Writes a PNG so that a reader finds a whole file or none."""
     buffer = io.BytesIO()
     image.save(buffer, "PNG", optimize=True)
-
-    def write(target: Path) -> None:
-        with open(target, "wb") as file:
-            file.write(buffer.getvalue())
-            file.flush()
-            os.fsync(file.fileno())  # a full disk shows here, before the rename
-
-    atomic_write(path, write)
+    atomic_write(path, lambda target: target.write_bytes(buffer.getvalue()))
 
 
 def read_png(path: Path) -> Tensor:
