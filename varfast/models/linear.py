@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -55,9 +57,8 @@ class Conv(nn.Conv2d):
         # A single map's strides may read as either layout; these read as channels last alone.
         rows = x.permute(0, 2, 3, 1).contiguous()
         x = (rows[0][None] if len(x) == 1 else rows).permute(0, 3, 1, 2)
-        return torch.mkldnn_convolution(
-            x, self.weight, self.bias, self.padding, self.stride, self.dilation, self.groups
-        )
+        padding = cast(tuple[int, ...], self.padding)
+        return torch.mkldnn_convolution(x, self.weight, self.bias, padding, self.stride, self.dilation, self.groups)
 
 
 class GroupNorm(nn.GroupNorm):
