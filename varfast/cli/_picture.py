@@ -35,11 +35,17 @@ def to_pixels(images: Tensor) -> np.ndarray:
     return pixels.permute(0, 2, 3, 1).expand(-1, -1, -1, 3).contiguous().numpy()
 
 
-def write_png(path: Path, image: Image.Image) -> None:
-    """Writes a PNG so that a reader finds a whole file or none."""
+def png(image: Image.Image) -> bytes:
+    """A PNG file's content."""
     buffer = io.BytesIO()
     image.save(buffer, "PNG", optimize=True)
-    atomic_write(path, lambda target: target.write_bytes(buffer.getvalue()))
+    return buffer.getvalue()
+
+
+def write_png(path: Path, image: Image.Image) -> None:
+    """Writes a PNG so that a reader finds a whole file or none."""
+    content = png(image)
+    atomic_write(path, lambda target: target.write_bytes(content))
 
 
 def read_png(path: Path) -> Tensor:

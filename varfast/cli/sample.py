@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from varfast._console import progress
-from varfast._files import atomic_write, writable_folder
+from varfast._files import writable_folder
 from varfast.cli import _shell
+from varfast.cli._manifest import Manifest
 from varfast.cli._options import (
     BatchOption,
     CfgOption,
@@ -24,8 +24,6 @@ from varfast.cli._options import (
     VaeOption,
     check_last_seed,
 )
-
-SETTINGS = "settings.json"
 
 
 def sample(
@@ -45,12 +43,19 @@ def sample(
     download: DownloadOption = False,
     device: DeviceOption = "cpu",
     dtype: DtypeOption = "float32",
-    overwrite: Annotated[bool, typer.Option(help="Replace images of other settings in the folder.")] = False,
+    overwrite: Annotated[
+        bool,
+        typer.Option(
+            help="Replace what is in the way: images of other settings, or files of other origin with an image's name."
+        ),
+    ] = False,
 ) -> None:
     """Draw images into a folder: one PNG each, and one labelled grid.
 
     Running the same command again after an interruption draws only what is missing. An image depends on its class and
-    seed alone, never on what else is drawn.
+    seed alone, never on what else is drawn; in float32 its file too, byte for byte, whatever the batch and the number
+    of threads. settings.json says what drew the images, and lists them: no other file is taken for one of them, or
+    deleted.
     """
     import torch
     from PIL import Image
@@ -68,37 +73,25 @@ def sample(
     sampler = _models.make_sampler(parsed, loaded, cfg=cfg, **filters)
     with _shell.options({"out_dir": "--out"}):
         folder = writable_folder(out)
-    _claim(folder, settings, overwrite)
-
     wanted = [(label, seed + i) for label in dict.fromkeys(labels) for i in range(count)]
     paths = {pair: folder / f"{names[pair[0]].lower()}-{pair[1]:06d}.png" for pair in wanted}
-    missing = [pair for pair in wanted if not paths[pair].is_file()]
+    grid = folder / "grid.png"
+    manifest = Manifest.claim(folder, settings, [*(path.name for path in paths.values()), grid.name], overwrite)
+
+    missing = [pair for pair in wanted if not manifest.has(paths[pair].name)]
     with progress() as bar:
         task = bar.add_task("sampling", total=len(wanted), completed=len(wanted) - len(missing))
         for start in range(0, len(missing), batch):
             chunk = missing[start : start + batch]
             images = sampler(labels=[label for label, _ in chunk], seeds=[number for _, number in chunk])
-            for pair, pixels in zip(chunk, _picture.to_pixels(images), strict=True):
-                _picture.write_png(paths[pair], Image.fromarray(pixels))
+            drawn = {paths[pair].name: image for pair, image in zip(chunk, _picture.to_pixels(images), strict=True)}
+            manifest.write({name: _picture.png(Image.fromarray(image)) for name, image in drawn.items()})
             bar.update(task, advance=len(chunk))
 
     rows = []
     for label in dict.fromkeys(labels):
         images = torch.stack([_picture.read_png(paths[label, seed + i]) for i in range(count)])
         rows.append(_picture.Row(names[label], f"seeds {seed} to {seed + count - 1}", images))
-    grid = folder / "grid.png"
-    _picture.write_png(grid, _picture.picture(rows, [""], title=f"{parsed.title}, cfg {cfg:g}"))
+    page = _picture.picture(rows, [""], title=f"{parsed.title}, cfg {cfg:g}")
+    manifest.write({grid.name: _picture.png(page)})
     print(f"{len(wanted)} images in {folder}, {len(missing)} of them new; all on one page: {grid}")
-
-
-def _claim(folder: Path, settings: dict[str, Any], overwrite: bool) -> None:
-    """Marks a folder with its settings; images of other settings there are an error, or with `overwrite` removed."""
-    file = folder / SETTINGS
-    if file.is_file() and json.loads(file.read_text(encoding="utf-8")) != settings:
-        if not overwrite:
-            raise typer.BadParameter(
-                f"{folder} holds images of other settings (see {SETTINGS} there); give another --out, or --overwrite"
-            )
-        for path in folder.glob("*-[0-9]*.png"):
-            path.unlink()
-    atomic_write(file, lambda path: path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8"))
