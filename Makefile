@@ -11,7 +11,7 @@ ENV ?= .venv
 PY := $(ENV)/bin/python
 SOURCES := $(shell find csrc setup.py CMakeLists.txt pyproject.toml -type f)
 # Two workers with one thread each: two cores are busy, and nobody waits for a neighbour's threads.
-WHEEL_TESTS := $(addprefix tests/test_,sampler.py guidance.py cli.py metrics.py models.py)
+WHEEL_TESTS := $(addprefix tests/test_,sampler.py guidance.py cli.py shell.py metrics.py models.py)
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n 2
 
 .PHONY: demo test check cuda gpu wheel-test bench lint format clean

@@ -22,7 +22,8 @@ from tiny import tiny_var
 import varfast
 from varfast import _console, cli, models, ops
 from varfast.cli import _options
-from varfast.metrics.data import find_folder
+from varfast.metrics import inception
+from varfast.metrics.data import find_folder, read_idx
 from varfast.training import export_builtin
 
 PACKAGE = Path(varfast.__file__).parent
@@ -140,6 +141,29 @@ def test_ascii_where_stdout_takes_no_more(monkeypatch: pytest.MonkeyPatch) -> No
         head, first, second = text.splitlines()
         assert first.split("  ")[0] == "plain [/x] cfg" and first.endswith(want) and "\\udce9" in second
         assert head.endswith("fd (lower)" if encoding == "ascii" else "fd ↓")
+
+
+def test_a_table_is_written_whole_in_an_ascii_locale(tmp_path: Path) -> None:
+    program = (
+        "import sys, types\nfrom pathlib import Path\nfrom varfast._console import forgive_streams\n"
+        "from varfast.metrics.report import Report\nforgive_streams()\n"
+        "judge = types.SimpleNamespace(metrics={'fd': False})\n"
+        f"report = Report(types.SimpleNamespace(judge=judge, facts={{}}, folder=Path({str(tmp_path)!r})), None)\n"
+        "report.rows = [{'title': 'plain', 'details': '', 'metrics': {'fd': [0.1, 0.3]}}]\n"
+        "report.write()\nprint(*report.table()[1][0])"
+    )
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii:strict"}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, env=os.environ | locale)
+    assert done.returncode == 0 and b"0.200\n+/- 0.141" in done.stdout, done.stderr
+    assert "| plain | 0.200 ± 0.141 |" in (tmp_path / "table.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("content", [b"PK\3\4 no archive", b"\x80\4 a pickle", b"", b"\x1f\x8b\x08\0\0\0\0\0\0\3zzzz"])
+def test_damaged_data_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "x.npz").write_bytes(content)
+    for read in (inception._read_npz, read_idx):
+        with pytest.raises(ValueError, match=r"x\.npz"):
+            read(tmp_path / "x.npz")
 
 
 def test_nothing_is_written_in_the_locale_s_encoding_and_one_module_goes_to_rich() -> None:

@@ -82,7 +82,8 @@ def evaluate(
     methods = list({str(m): m for m in methods}.values())  # one row each, however they were written
     with _shell.options({"out_dir": "--out"}):
         folder = writable_folder(out)
-    judge = Judge(data) if reference is None else InceptionJudge(reference, load_network(inception, device), batch)
+    with _shell.options({"reference": "--reference"}):
+        judge = Judge(data) if reference is None else InceptionJudge(reference, load_network(inception, device), batch)
     weights = _models.weights_sha256(model, vae, download)
     experiment = Experiment(loaded, weights, folder, images=images, batch=batch, judge=judge)
     rest = "" if dtype == "float32" else f"; {dtype}"

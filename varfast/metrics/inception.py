@@ -8,6 +8,8 @@ from __future__ import annotations
 import hashlib
 import io
 import math
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -166,7 +168,7 @@ def _read_npz(file: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(file, allow_pickle=False) as loaded:
             arrays = {name: loaded[name] for name in loaded.files if name in STORED}
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{file}: not an .npz of arrays: {error}") from error
     images = arrays.get("arr_0")
     if images is None or images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
