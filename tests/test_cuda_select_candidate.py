@@ -37,23 +37,22 @@ def run_kernel(
 ) -> list[Tensor]:
     """(index, reps, shares); `rows`: the codebook where there are `ids`, else the candidates (B, N, L, C)."""
     batch, count = scores.shape
+    most = min(s["keep"], count)  # as select_setup.h says it
     length = rows.shape[2] if ids is None else ids.shape[2]
     data = struct.pack("<Q", s["seed"])
     data += struct.pack("<7q", s["threads"], s["on_chip"], batch, count, length, rows.shape[-1],
                         0 if ids is None else len(rows))  # fmt: skip
-    data += struct.pack(
-        "<5q", DTYPES.index(rows.dtype), RULES.index(s["rule"]), s["keep"], s["stream"], order is not None
-    )
+    data += struct.pack("<5q", DTYPES.index(rows.dtype), RULES.index(s["rule"]), most, s["stream"], order is not None)
     data += struct.pack("<2d", s["alpha"], s["min_distance"]) + scores.numpy().tobytes() + seeds.numpy().tobytes()
     data += b"" if order is None else order.numpy().tobytes()
     data += b"" if ids is None else ids.numpy().tobytes()
     data += rows.contiguous().view(torch.uint8).numpy().tobytes()
     out = emulation.call(program, data, folder)
-    keep = batch * s["keep"]
+    keep = batch * most
     index, reps = np.frombuffer(out, np.int64, batch), np.frombuffer(out, np.int64, keep, 8 * batch)
     shares = np.frombuffer(out, np.float32, keep, 8 * (batch + keep))
     return [torch.from_numpy(x.copy()).view(shape) for x, shape in
-            ((index, (batch,)), (reps, (batch, s["keep"])), (shares, (batch, s["keep"])))]  # fmt: skip
+            ((index, (batch,)), (reps, (batch, most)), (shares, (batch, most)))]  # fmt: skip
 
 
 def check(

@@ -5,8 +5,9 @@
 #include <cstdint>
 #include <cstdlib>
 #include <memory>
-#include <new>
+#include <string>
 
+#include "common/out_of_memory.h"
 #include "common/pages.h"
 
 namespace varfast {
@@ -27,7 +28,7 @@ T* thread_scratch(int64_t count) {
     std::free(block.data);
     block.data = std::aligned_alloc(unit, bytes);
     block.bytes = block.data == nullptr ? 0 : bytes;
-    if (block.data == nullptr) throw std::bad_alloc();
+    if (block.data == nullptr) throw OutOfMemory("a thread's working memory takes " + std::to_string(bytes) + " bytes");
     ask_huge_pages(block.data, bytes);
   }
   return static_cast<T*>(block.data);

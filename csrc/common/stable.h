@@ -7,12 +7,16 @@
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/util/Exception.h>
 
+#include <cstdio>
 #include <optional>
+#include <stdexcept>
 #include <string>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "common/dtype.h"
+#include "common/out_of_memory.h"
 #include "common/pages.h"
 #include "common/scalar_view.h"
 
@@ -35,6 +39,52 @@ inline Dtype dtype_of(const Tensor& x, const char* name) {
   }
 }
 
+inline int64_t bytes_of(ScalarType dtype) {
+  switch (dtype) {
+    case ScalarType::Double:
+    case ScalarType::Long:
+      return 8;
+    case ScalarType::Float:
+    case ScalarType::Int:
+      return 4;
+    default:
+      return 2;
+  }
+}
+
+// Runs what makes a tensor of `shape`; torch's own error names neither the op nor the size.
+template <class Make>
+Tensor allocated(const char* device, const std::vector<int64_t>& shape, int64_t bytes_each, Make make) {
+  try {
+    return make();
+  } catch (const std::runtime_error&) {
+    std::string text = "a tensor of shape (";
+    double bytes = static_cast<double>(bytes_each);
+    for (const int64_t& size : shape) {
+      text += (&size == shape.data() ? "" : ", ") + std::to_string(size);
+      bytes *= static_cast<double>(size);
+    }
+    char size[64];
+    std::snprintf(size, sizeof size, ") takes %.4g GiB on the %s", bytes / 0x1p30, device);
+    throw OutOfMemory(text + size);
+  }
+}
+
+inline Tensor empty_like_shape(const Tensor& model, std::vector<int64_t> shape, ScalarType dtype) {
+  const bool here = model.is_cpu();
+  Tensor out = allocated(here ? "CPU" : "device", shape, bytes_of(dtype),
+                         [&] { return torch::stable::new_empty(model, shape, dtype); });
+  if (here) ask_huge_pages(out.mutable_data_ptr(), static_cast<std::size_t>(out.numel()) * out.element_size());
+  return out;
+}
+
+inline Tensor as_contiguous(const Tensor& x) {
+  std::vector<int64_t> shape;
+  for (int64_t d = 0; d < x.dim(); ++d) shape.push_back(x.size(d));
+  return allocated(x.is_cpu() ? "CPU" : "device", shape, static_cast<int64_t>(x.element_size()),
+                   [&] { return torch::stable::contiguous(x); });
+}
+
 // A (B, L, C) tensor whose channels lie side by side; a strided channel axis is copied once.
 struct Rows {
   Tensor hold;  // keeps a copy alive
@@ -47,7 +97,7 @@ inline Rows rows_of(const Tensor& x, const char* name, Dtype dtype) {
   STD_TORCH_CHECK(x.dim() == 3, name, " must have 3 dimensions, got ", x.dim());
   Rows out;
   out.dtype = dtype;
-  out.hold = x.size(2) > 1 && x.stride(2) != 1 ? torch::stable::contiguous(x) : x;
+  out.hold = x.size(2) > 1 && x.stride(2) != 1 ? as_contiguous(x) : x;
   out.data = out.hold.const_data_ptr();
   out.batch = x.size(0);
   out.length = x.size(1);
@@ -65,7 +115,24 @@ struct Scalars {
   ScalarView view;
 };
 
-inline Scalars scalars_of(double value, const OptTensor& x, const char* name, int64_t batch, int64_t length) {
+// Calls check(value) for every value of a tensor in this memory, of up to two dimensions; those of a device are not
+// looked at, since the host would have to wait.
+template <class T, class Check>
+void each_value(const Tensor& x, Check check) {
+  if (!x.is_cpu()) return;
+  const T* data = static_cast<const T*>(x.const_data_ptr());
+  const int64_t dims = x.dim(), inner = dims == 0 ? 1 : x.size(dims - 1), stride = dims == 0 ? 0 : x.stride(dims - 1);
+  for (int64_t i = 0; i < (dims == 2 ? x.size(0) : 1); ++i) {
+    const T* row = data + (dims == 2 ? i * x.stride(0) : 0);
+    for (int64_t j = 0; j < inner; ++j) check(row[j * stride]);
+  }
+}
+
+// `bounds` of what is no NaN; none: any value will do.
+using Bounds = std::optional<std::pair<double, double>>;
+
+inline Scalars scalars_of(double value, const OptTensor& x, const char* name, int64_t batch, int64_t length,
+                          const Bounds& bounds = {}) {
   Scalars out;
   out.view = {nullptr, 0, 0, value};
   if (!x.has_value()) return out;
@@ -73,16 +140,16 @@ inline Scalars scalars_of(double value, const OptTensor& x, const char* name, in
   STD_TORCH_CHECK(x->dim() <= 2, name, " must be 0-dim, (B,) or (B, L)");
   if (x->dim() >= 1) STD_TORCH_CHECK(x->size(0) == batch, name, " must have B=", batch, " rows, got ", x->size(0));
   if (x->dim() == 2) STD_TORCH_CHECK(x->size(1) == length, name, " must have L=", length, " columns, got ", x->size(1));
+  if (bounds.has_value()) {
+    each_value<double>(*x, [&](double number) {
+      STD_TORCH_CHECK(bounds->first <= number && number <= bounds->second, name, " must lie in [", bounds->first, ", ",
+                      bounds->second, "], got ", number);
+    });
+  }
   out.hold = *x;
   out.view.data = static_cast<const double*>(x->const_data_ptr());
   out.view.batch_stride = x->dim() >= 1 ? x->stride(0) : 0;
   out.view.row_stride = x->dim() == 2 ? x->stride(1) : 0;
-  return out;
-}
-
-inline Tensor empty_like_shape(const Tensor& model, std::vector<int64_t> shape, ScalarType dtype) {
-  Tensor out = torch::stable::new_empty(model, shape, dtype);
-  if (out.is_cpu()) ask_huge_pages(out.mutable_data_ptr(), static_cast<std::size_t>(out.numel()) * out.element_size());
   return out;
 }
 

@@ -44,6 +44,7 @@ VF_END
 #ifdef VF_REGISTER
 #  include <algorithm>
 
+#  include "common/entry.h"
 #  include "common/scratch.h"
 #  include "common/stable.h"
 #  include "common/stream.h"
@@ -63,7 +64,7 @@ Tensor dse_prior(const Tensor& prev, std::vector<int64_t> prev_hw, std::vector<i
   const int shares = portable::row_shares(plan, rows.batch * spans, torch::stable::get_num_threads());
   const DsePriorArgs args{plan,          rows.data,  rows.batch_stride, rows.row_stride, out.mutable_data_ptr(),
                           rows.channels, rows.dtype, past_caches(out),  shares};
-  torch::stable::parallel_for(0, rows.batch * spans * shares, 1, [&](int64_t begin, int64_t end) {
+  parallel_for(0, rows.batch * spans * shares, 1, [&](int64_t begin, int64_t end) {
     VF_DISPATCH(dse_prior_tasks, args, begin, end, thread_scratch<float>(portable::span_scratch(plan)));
   });
   return out;
@@ -97,7 +98,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(varfast, m) {
       "-> (Tensor matrix, Tensor along_h, Tensor along_w, int folded)");
 }
 STABLE_TORCH_LIBRARY_IMPL(varfast, CPU, m) {
-  m.impl("dse_prior", TORCH_BOX(&varfast::dse_prior));
-  m.impl("dse_tables", TORCH_BOX(&varfast::dse_tables));
+  VF_IMPL(m, dse_prior, varfast::dse_prior);
+  VF_IMPL(m, dse_tables, varfast::dse_tables);
 }
 #endif

@@ -56,6 +56,7 @@ VF_END
 
 #ifdef VF_REGISTER
 #  include "common/cuda_stable.h"
+#  include "common/entry.h"
 #  include "dse_prior/device_plan.h"
 #  include "dse_prior/dse_operator.h"
 
@@ -88,5 +89,5 @@ Tensor dse_prior_cuda(const Tensor& prev, std::vector<int64_t> prev_hw, std::vec
 }  // namespace
 }  // namespace varfast
 
-STABLE_TORCH_LIBRARY_IMPL(varfast, CUDA, m) { m.impl("dse_prior", TORCH_BOX(&varfast::dse_prior_cuda)); }
+STABLE_TORCH_LIBRARY_IMPL(varfast, CUDA, m) { VF_IMPL(m, dse_prior, varfast::dse_prior_cuda); }
 #endif

@@ -198,6 +198,7 @@ void gaussian_kde_sigma_tasks(const GaussianKdeArgs& args, int64_t begin, int64_
 VF_END
 
 #ifdef VF_REGISTER
+#  include "common/entry.h"
 #  include "common/scratch.h"
 #  include "gaussian_kde/kde_setup.h"
 
@@ -209,13 +210,14 @@ Tensor gaussian_kde(const Tensor& points, const OptTensor& samples, const OptTen
   std::vector<Tensor> hold;
   GaussianKdeArgs args = kde_args(points, samples, codebook, weights, hold);
   const int64_t groups = points.size(0);
+  if (log) check_weights(weights, "a logarithm");
   set_bandwidth(args, bandwidth, hold);
   args.log = log;
   args.chunks = (args.queries.count + kQueriesPerTask - 1) / kQueriesPerTask;
   Tensor out = empty_like_shape(points, {groups, args.queries.count}, ScalarType::Float);
   args.out = out.mutable_data_ptr();
   const int64_t bytes = VF_DISPATCH(gaussian_kde_scratch, args);
-  torch::stable::parallel_for(0, groups * args.chunks, 1, [&](int64_t begin, int64_t end) {
+  parallel_for(0, groups * args.chunks, 1, [&](int64_t begin, int64_t end) {
     VF_DISPATCH(gaussian_kde_tasks, args, begin, end, thread_scratch<char>(bytes));
   });
   return out;
@@ -224,10 +226,11 @@ Tensor gaussian_kde(const Tensor& points, const OptTensor& samples, const OptTen
 Tensor gaussian_kde_sigma(const Tensor& samples, const OptTensor& codebook, const OptTensor& weights) {
   std::vector<Tensor> hold;
   GaussianKdeArgs args = kde_args(samples, std::nullopt, codebook, weights, hold);
+  check_weights(weights, "Silverman's rule");
   Tensor out = empty_like_shape(samples, {samples.size(0)}, ScalarType::Double);
   args.out = out.mutable_data_ptr();
   const int64_t bytes = VF_DISPATCH(gaussian_kde_scratch, args);
-  torch::stable::parallel_for(0, samples.size(0), 1, [&](int64_t begin, int64_t end) {
+  parallel_for(0, samples.size(0), 1, [&](int64_t begin, int64_t end) {
     VF_DISPATCH(gaussian_kde_sigma_tasks, args, begin, end, thread_scratch<char>(bytes));
   });
   return out;
@@ -246,7 +249,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(varfast, m) {
       "Tensor? weights, Tensor bandwidth, bool log) -> (Tensor, Tensor, Tensor, Tensor)");
 }
 STABLE_TORCH_LIBRARY_IMPL(varfast, CPU, m) {
-  m.impl("gaussian_kde", TORCH_BOX(&varfast::gaussian_kde));
-  m.impl("gaussian_kde_sigma", TORCH_BOX(&varfast::gaussian_kde_sigma));
+  VF_IMPL(m, gaussian_kde, varfast::gaussian_kde);
+  VF_IMPL(m, gaussian_kde_sigma, varfast::gaussian_kde_sigma);
 }
 #endif

@@ -290,6 +290,7 @@ VF_END
 
 #ifdef VF_REGISTER
 #  include "common/cuda_stable.h"
+#  include "common/entry.h"
 #  include "gaussian_kde/kde_setup.h"
 
 namespace varfast {
@@ -353,7 +354,7 @@ Tensor gaussian_kde_sigma_cuda(const Tensor& samples, const OptTensor& codebook,
 }  // namespace varfast
 
 STABLE_TORCH_LIBRARY_IMPL(varfast, CUDA, m) {
-  m.impl("gaussian_kde", TORCH_BOX(&varfast::gaussian_kde_cuda));
-  m.impl("gaussian_kde_sigma", TORCH_BOX(&varfast::gaussian_kde_sigma_cuda));
+  VF_IMPL(m, gaussian_kde, varfast::gaussian_kde_cuda);
+  VF_IMPL(m, gaussian_kde_sigma, varfast::gaussian_kde_sigma_cuda);
 }
 #endif

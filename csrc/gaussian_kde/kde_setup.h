@@ -1,6 +1,8 @@
 // From torch's tensors to GaussianKdeArgs: the checks that the CPU and the GPU share.
 #pragma once
 
+#include <limits>
+
 #include "common/stable.h"
 #include "gaussian_kde/kde_args.h"
 
@@ -11,7 +13,7 @@ inline PointRows point_rows(const Tensor& points, const OptTensor& codebook, con
                             std::vector<Tensor>& hold) {
   PointRows out;
   const auto inner = [&](const Tensor& x) {
-    hold.push_back(x.size(-1) > 1 && x.stride(-1) != 1 ? torch::stable::contiguous(x) : x);
+    hold.push_back(x.size(-1) > 1 && x.stride(-1) != 1 ? as_contiguous(x) : x);
     return hold.back();
   };
   if (codebook.has_value()) {
@@ -64,11 +66,24 @@ inline GaussianKdeArgs kde_args(const Tensor& points, const OptTensor& samples, 
   return args;
 }
 
+// Of a sum that a logarithm or a square root is taken of; a NaN goes through.
+inline void check_weights(const OptTensor& weights, const char* why) {
+  if (!weights.has_value()) return;
+  each_value<float>(*weights, [&](float weight) {
+    STD_TORCH_CHECK(!(weight < 0.0f), "weights must not be negative for ", why, ", got ", weight);
+  });
+}
+
 inline void set_bandwidth(GaussianKdeArgs& args, const Tensor& bandwidth, std::vector<Tensor>& hold) {
   STD_TORCH_CHECK(
       bandwidth.scalar_type() == ScalarType::Double && bandwidth.dim() == 1 && bandwidth.size(0) == args.groups,
       "bandwidth must be float64 (G,)");
-  hold.push_back(torch::stable::contiguous(bandwidth));
+  // A NaN is what Silverman's rule makes of samples with one.
+  each_value<double>(bandwidth, [](double h) {
+    STD_TORCH_CHECK(!(h <= 0.0 || h == std::numeric_limits<double>::infinity()),
+                    "bandwidth must be positive and finite, got ", h);
+  });
+  hold.push_back(as_contiguous(bandwidth));
   args.bandwidth = static_cast<const double*>(hold.back().const_data_ptr());
 }
 

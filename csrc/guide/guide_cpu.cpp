@@ -66,6 +66,7 @@ void guide64_tasks(const GuideTask& task, int64_t begin, int64_t end, double* sc
 VF_END
 
 #ifdef VF_REGISTER
+#  include "common/entry.h"
 #  include "common/scratch.h"
 #  include "common/stream.h"
 #  include "guide/guide_setup.h"
@@ -87,7 +88,7 @@ std::tuple<Tensor, Tensor> guide(const Tensor& cond, OptTensor uncond, OptTensor
     const int64_t tiles = (args.channels + portable::kTile64 - 1) / portable::kTile64;
     const GuideTask task{args, guided.mutable_data_ptr(), cfg.mutable_data_ptr(), tiles};
     const int64_t doubles = portable::scratch64(args.plan);
-    torch::stable::parallel_for(0, args.batch * tiles, 1, [&](int64_t begin, int64_t end) {
+    parallel_for(0, args.batch * tiles, 1, [&](int64_t begin, int64_t end) {
       VF_DISPATCH(guide64_tasks, task, begin, end, thread_scratch<double>(doubles));
     });
     return {guided, cfg};
@@ -101,9 +102,9 @@ std::tuple<Tensor, Tensor> guide(const Tensor& cond, OptTensor uncond, OptTensor
   const int64_t floats = with_prior ? portable::span_scratch(args.plan) : 0;
   // Without a prior a position of 4096 channels takes about 1 us: several go together.
   const int64_t grain = with_prior ? 1 : 1 + 16384 / (args.channels + 1);
-  torch::stable::parallel_for(
-      0, args.batch * (with_prior ? spans * shares : args.length), grain,
-      [&](int64_t begin, int64_t end) { VF_DISPATCH(guide_tasks, task, begin, end, thread_scratch<float>(floats)); });
+  parallel_for(0, args.batch * (with_prior ? spans * shares : args.length), grain, [&](int64_t begin, int64_t end) {
+    VF_DISPATCH(guide_tasks, task, begin, end, thread_scratch<float>(floats));
+  });
   return {guided, cfg};
 }
 
@@ -117,5 +118,5 @@ STABLE_TORCH_LIBRARY_FRAGMENT(varfast, m) {
       "beta, "
       "Tensor? beta_tensor, str prior, str interp, SymInt[] cutoff) -> (Tensor guided, Tensor cfg)");
 }
-STABLE_TORCH_LIBRARY_IMPL(varfast, CPU, m) { m.impl("guide", TORCH_BOX(&varfast::guide)); }
+STABLE_TORCH_LIBRARY_IMPL(varfast, CPU, m) { VF_IMPL(m, guide, varfast::guide); }
 #endif

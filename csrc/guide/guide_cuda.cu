@@ -96,6 +96,7 @@ VF_END
 
 #ifdef VF_REGISTER
 #  include "common/cuda_stable.h"
+#  include "common/entry.h"
 #  include "dse_prior/device_plan.h"
 #  include "guide/guide_setup.h"
 
@@ -128,5 +129,5 @@ std::tuple<Tensor, Tensor> guide_cuda(const Tensor& cond, OptTensor uncond, OptT
 }  // namespace
 }  // namespace varfast
 
-STABLE_TORCH_LIBRARY_IMPL(varfast, CUDA, m) { m.impl("guide", TORCH_BOX(&varfast::guide_cuda)); }
+STABLE_TORCH_LIBRARY_IMPL(varfast, CUDA, m) { VF_IMPL(m, guide, varfast::guide_cuda); }
 #endif

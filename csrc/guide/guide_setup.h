@@ -1,6 +1,8 @@
 // From torch's tensors to GuideArgs: the checks that guide and guided_sample share.
 #pragma once
 
+#include <limits>
+
 #include "common/stable.h"
 #include "dse_prior/dse_operator.h"
 #include "guide/guide_args.h"
@@ -51,8 +53,9 @@ inline GuideSetup guide_setup(const Tensor& cond, const OptTensor& uncond, const
                     "prev must have one row for each cell of prev_hw");
     STD_TORCH_CHECK(args.length == args.plan.h * args.plan.w, "cond must have one row for each cell of hw");
   }
-  out.t = scalars_of(t, t_tensor, "t", args.batch, args.length);
-  out.beta = scalars_of(beta, beta_tensor, "beta", args.batch, args.length);
+  constexpr double kAny = std::numeric_limits<double>::infinity();
+  out.t = scalars_of(t, t_tensor, "t", args.batch, args.length, Bounds{{-kAny, kAny}});
+  out.beta = scalars_of(beta, beta_tensor, "beta", args.batch, args.length, Bounds{{-kAny, kAny}});
   args.t = out.t.view;
   args.beta = out.beta.view;
   return out;

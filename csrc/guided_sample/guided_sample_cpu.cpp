@@ -129,6 +129,7 @@ VF_END
 #ifdef VF_REGISTER
 #  include <algorithm>
 
+#  include "common/entry.h"
 #  include "common/scratch.h"
 #  include "common/stream.h"
 #  include "guided_sample/guided_sample_setup.h"
@@ -190,10 +191,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> guided_sample(
   const int64_t row_floats = portable::row_scratch_words(args.channels / groups);
   if (!prev.has_value()) {
     // A position of 4096 channels takes about 5 us: several small ones go together.
-    torch::stable::parallel_for(
-        0, args.batch * args.length, 1 + 16384 / (args.channels + 1), [&](int64_t begin, int64_t end) {
-          VF_DISPATCH(guided_sample_plain, task, begin, end, thread_scratch<float>(stride + row_floats));
-        });
+    parallel_for(0, args.batch * args.length, 1 + 16384 / (args.channels + 1), [&](int64_t begin, int64_t end) {
+      VF_DISPATCH(guided_sample_plain, task, begin, end, thread_scratch<float>(stride + row_floats));
+    });
   } else {
     const int64_t threads = torch::stable::get_num_threads(),
                   fit = std::max<int64_t>(1, std::min(threads * kGuidedFloats, kBandFloats) / stride);
@@ -201,10 +201,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> guided_sample(
     each_band(task, fit, threads, [&](GuidedBand band) {
       const int64_t positions = band.images * portable::band_patch(args.plan, band).positions();
       band.guided = shared_scratch<float>(positions * stride);
-      torch::stable::parallel_for(0, band.images * band.spans * band.shares, 1, [&](int64_t begin, int64_t end) {
+      parallel_for(0, band.images * band.spans * band.shares, 1, [&](int64_t begin, int64_t end) {
         VF_DISPATCH(guide_band, task, band, begin, end, thread_scratch<float>(guide_floats));
       });
-      torch::stable::parallel_for(0, positions, 1, [&](int64_t begin, int64_t end) {
+      parallel_for(0, positions, 1, [&](int64_t begin, int64_t end) {
         VF_DISPATCH(sample_band, task, band, begin, end, thread_scratch<float>(row_floats));
       });
     });
@@ -225,5 +225,5 @@ STABLE_TORCH_LIBRARY_FRAGMENT(varfast, m) {
       "int top_k, float top_p, Tensor? top_p_tensor, float min_p, Tensor? min_p_tensor, int draws, bool with_cfg, "
       "bool with_stats) -> (Tensor ids, Tensor cfg, Tensor logprobs, Tensor kept, Tensor entropy)");
 }
-STABLE_TORCH_LIBRARY_IMPL(varfast, CPU, m) { m.impl("guided_sample", TORCH_BOX(&varfast::guided_sample)); }
+STABLE_TORCH_LIBRARY_IMPL(varfast, CPU, m) { VF_IMPL(m, guided_sample, varfast::guided_sample); }
 #endif

@@ -227,6 +227,7 @@ VF_END
 
 #ifdef VF_REGISTER
 #  include "common/cuda_stable.h"
+#  include "common/entry.h"
 #  include "dse_prior/device_plan.h"
 #  include "guided_sample/guided_sample_setup.h"
 
@@ -274,5 +275,5 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> guided_sample_cuda(
 }  // namespace
 }  // namespace varfast
 
-STABLE_TORCH_LIBRARY_IMPL(varfast, CUDA, m) { m.impl("guided_sample", TORCH_BOX(&varfast::guided_sample_cuda)); }
+STABLE_TORCH_LIBRARY_IMPL(varfast, CUDA, m) { VF_IMPL(m, guided_sample, varfast::guided_sample_cuda); }
 #endif

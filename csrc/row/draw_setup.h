@@ -1,7 +1,10 @@
 // From torch's tensors to DrawArgs: the checks and the outputs that sample and guided_sample share.
 #pragma once
 
+#include <algorithm>
+
 #include "common/stable.h"
+#include "common/words.h"
 #include "row/draw_args.h"
 
 namespace varfast {
@@ -24,6 +27,7 @@ inline DrawSetup draw_setup(const Tensor& model, int64_t batch, int64_t rows, in
   STD_TORCH_CHECK(seeds.scalar_type() == ScalarType::Long && seeds.dim() == 1 && seeds.size(0) == batch,
                   "seeds must be int64 of shape (", batch, ",)");
   DrawSetup out;
+  // No bounds: what is out of range is held within by row_rule.
   out.temperature = scalars_of(temperature, temperature_tensor, "temperature", batch, rows);
   out.top_p = scalars_of(top_p, top_p_tensor, "top_p", batch, rows);
   out.min_p = scalars_of(min_p, min_p_tensor, "min_p", batch, rows);
@@ -44,12 +48,15 @@ inline DrawSetup draw_setup(const Tensor& model, int64_t batch, int64_t rows, in
     STD_TORCH_CHECK(positions->scalar_type() == ScalarType::Long && (dims == 1 || dims == 2) &&
                         positions->size(dims - 1) == rows && (dims == 1 || positions->size(0) == batch),
                     "positions must be int64 of shape (L,) or (B, L)");
+    each_value<int64_t>(*positions, [](int64_t position) { counter_word(position, "positions"); });
     args.positions = static_cast<const int64_t*>(positions->const_data_ptr());
     args.position_batch = dims == 2 ? positions->stride(0) : 0;
     args.position_row = positions->stride(dims - 1);
   }
-  args.stream = static_cast<uint32_t>(stream);
-  args.purpose = static_cast<uint32_t>(purpose);
+  args.stream = counter_word(stream, "stream");
+  args.purpose = counter_word(purpose, "purpose");
+  counter_word(std::max<int64_t>(rows, 1) - 1, "rows of an image");
+  counter_word(draws - 1, "draws");
   args.temperature = out.temperature.view;
   args.top_p = out.top_p.view;
   args.min_p = out.min_p.view;

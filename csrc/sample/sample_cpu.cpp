@@ -54,6 +54,7 @@ void sample_tasks(const SampleTask& task, int64_t begin, int64_t end, uint32_t* 
 VF_END
 
 #ifdef VF_REGISTER
+#  include "common/entry.h"
 #  include "common/scratch.h"
 #  include "row/draw_setup.h"
 
@@ -73,7 +74,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> sample(const Tensor& logits, const Te
   const int64_t words = portable::row_scratch_words(rows.channels) + rows.channels + 2 * portable::kWeightChunk;
   // A row of 4096 takes about 5 us; smaller rows go together so that a task outweighs its hand-over.
   const int64_t grain = rows.channels >= 2048 ? 1 : 2048 / rows.channels;
-  torch::stable::parallel_for(0, rows.batch * rows.length, grain, [&](int64_t begin, int64_t end) {
+  parallel_for(0, rows.batch * rows.length, grain, [&](int64_t begin, int64_t end) {
     VF_DISPATCH(sample_tasks, task, begin, end, thread_scratch<uint32_t>(words));
   });
   return {setup.ids, setup.logprobs, setup.kept, setup.entropy};
@@ -89,5 +90,5 @@ STABLE_TORCH_LIBRARY_FRAGMENT(varfast, m) {
       "Tensor? min_p_tensor, int draws, bool with_stats) -> (Tensor ids, Tensor logprobs, Tensor kept, Tensor "
       "entropy)");
 }
-STABLE_TORCH_LIBRARY_IMPL(varfast, CPU, m) { m.impl("sample", TORCH_BOX(&varfast::sample)); }
+STABLE_TORCH_LIBRARY_IMPL(varfast, CPU, m) { VF_IMPL(m, sample, varfast::sample); }
 #endif

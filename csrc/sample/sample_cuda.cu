@@ -62,6 +62,7 @@ VF_END
 
 #ifdef VF_REGISTER
 #  include "common/cuda_stable.h"
+#  include "common/entry.h"
 #  include "row/draw_setup.h"
 
 namespace varfast {
@@ -89,5 +90,5 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> sample_cuda(const Tensor& logits, con
 }  // namespace
 }  // namespace varfast
 
-STABLE_TORCH_LIBRARY_IMPL(varfast, CUDA, m) { m.impl("sample", TORCH_BOX(&varfast::sample_cuda)); }
+STABLE_TORCH_LIBRARY_IMPL(varfast, CUDA, m) { VF_IMPL(m, sample, varfast::sample_cuda); }
 #endif

@@ -119,6 +119,7 @@ void select_candidate_tasks(const SelectArgs& args, int64_t begin, int64_t end, 
 VF_END
 
 #ifdef VF_REGISTER
+#  include "common/entry.h"
 #  include "common/scratch.h"
 #  include "select_candidate/select_setup.h"
 
@@ -133,7 +134,7 @@ std::tuple<Tensor, Tensor, Tensor> select_candidate(const Tensor& scores, const 
       select_setup(scores, candidates, codebook, seeds, rule, alpha, keep, min_distance, stream, order);
   const SelectArgs& args = setup.args;
   const int64_t bytes = VF_DISPATCH(select_candidate_scratch, args);
-  torch::stable::parallel_for(0, scores.size(0), 1, [&](int64_t begin, int64_t end) {
+  parallel_for(0, scores.size(0), 1, [&](int64_t begin, int64_t end) {
     VF_DISPATCH(select_candidate_tasks, args, begin, end, thread_scratch<char>(bytes));
   });
   return {setup.index, setup.reps, setup.probabilities};
@@ -147,5 +148,5 @@ STABLE_TORCH_LIBRARY_FRAGMENT(varfast, m) {
       "select_candidate(Tensor scores, Tensor? candidates, Tensor? codebook, Tensor seeds, str rule, float alpha, "
       "int keep, float min_distance, int stream, Tensor? order) -> (Tensor, Tensor, Tensor)");
 }
-STABLE_TORCH_LIBRARY_IMPL(varfast, CPU, m) { m.impl("select_candidate", TORCH_BOX(&varfast::select_candidate)); }
+STABLE_TORCH_LIBRARY_IMPL(varfast, CPU, m) { VF_IMPL(m, select_candidate, varfast::select_candidate); }
 #endif

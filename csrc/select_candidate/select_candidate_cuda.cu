@@ -195,6 +195,7 @@ VF_END
 
 #ifdef VF_REGISTER
 #  include "common/cuda_stable.h"
+#  include "common/entry.h"
 #  include "select_candidate/select_setup.h"
 
 namespace varfast {
@@ -230,5 +231,5 @@ std::tuple<Tensor, Tensor, Tensor> select_cuda(const Tensor& scores, const OptTe
 }  // namespace
 }  // namespace varfast
 
-STABLE_TORCH_LIBRARY_IMPL(varfast, CUDA, m) { m.impl("select_candidate", TORCH_BOX(&varfast::select_cuda)); }
+STABLE_TORCH_LIBRARY_IMPL(varfast, CUDA, m) { VF_IMPL(m, select_candidate, varfast::select_cuda); }
 #endif

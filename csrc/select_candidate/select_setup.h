@@ -1,7 +1,10 @@
 // From torch's tensors to SelectArgs: the checks and the outputs that the CPU and the GPU share.
 #pragma once
 
+#include <algorithm>
+
 #include "common/stable.h"
+#include "common/words.h"
 #include "select_candidate/select_args.h"
 #include "select_candidate/select_candidate.h"
 
@@ -21,16 +24,18 @@ struct SelectSetup {
 };
 
 inline SelectSetup select_setup(const Tensor& scores, const OptTensor& candidates, const OptTensor& codebook,
-                                const Tensor& seeds, const std::string& rule, double alpha, int64_t keep,
+                                const Tensor& seeds, const std::string& rule, double alpha, int64_t most,
                                 double min_distance, int64_t stream, const OptTensor& order) {
   STD_TORCH_CHECK(scores.scalar_type() == ScalarType::Float && scores.dim() == 2, "scores must be float32 (B, N)");
   const int64_t batch = scores.size(0), count = scores.size(1);
   STD_TORCH_CHECK(seeds.scalar_type() == ScalarType::Long && seeds.dim() == 1 && seeds.size(0) == batch,
                   "seeds must be int64 (B,)");
-  STD_TORCH_CHECK(keep >= 1, "keep must be at least 1");
+  STD_TORCH_CHECK(most >= 1, "keep must be at least 1, got ", most);
+  counter_word(std::max<int64_t>(count, 1) - 1, "candidates");
+  const int64_t keep = std::min(most, count);
   SelectSetup out;
   const auto contiguous = [&](const Tensor& x) {
-    out.hold.push_back(torch::stable::contiguous(x));
+    out.hold.push_back(as_contiguous(x));
     return out.hold.back();
   };
   SelectArgs& args = out.args;
@@ -75,7 +80,7 @@ inline SelectSetup select_setup(const Tensor& scores, const OptTensor& candidate
   args.keep = keep;
   args.alpha = alpha;
   args.min_distance = min_distance;
-  args.stream = static_cast<uint32_t>(stream);
+  args.stream = counter_word(stream, "stream");
   return out;
 }
 

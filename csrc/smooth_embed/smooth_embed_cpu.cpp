@@ -58,6 +58,7 @@ void smooth_embed_tasks(const SmoothTask& task, int64_t begin, int64_t end, uint
 VF_END
 
 #ifdef VF_REGISTER
+#  include "common/entry.h"
 #  include "common/scratch.h"
 #  include "smooth_embed/smooth_setup.h"
 
@@ -72,7 +73,7 @@ Tensor smooth_embed(const Tensor& logits, const Tensor& codebook, const Tensor& 
   const SmoothTask& task = setup.task;
   const int64_t words = portable::row_scratch_words(rows.channels) + 3 * portable::row_scratch_room(rows.channels) +
                         codebook.size(1) + 2 * portable::kWeightChunk;
-  torch::stable::parallel_for(0, rows.batch * rows.length, 1, [&](int64_t begin, int64_t end) {
+  parallel_for(0, rows.batch * rows.length, 1, [&](int64_t begin, int64_t end) {
     VF_DISPATCH(smooth_embed_tasks, task, begin, end, thread_scratch<uint32_t>(words));
   });
   return setup.out;
@@ -86,5 +87,5 @@ STABLE_TORCH_LIBRARY_FRAGMENT(varfast, m) {
       "smooth_embed(Tensor logits, Tensor codebook, Tensor seeds, Tensor? noise, Tensor? positions, float ratio, "
       "float tau, SymInt stream, int top_k, float top_p) -> Tensor");
 }
-STABLE_TORCH_LIBRARY_IMPL(varfast, CPU, m) { m.impl("smooth_embed", TORCH_BOX(&varfast::smooth_embed)); }
+STABLE_TORCH_LIBRARY_IMPL(varfast, CPU, m) { VF_IMPL(m, smooth_embed, varfast::smooth_embed); }
 #endif

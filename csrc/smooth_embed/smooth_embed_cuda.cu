@@ -122,6 +122,7 @@ VF_END
 
 #ifdef VF_REGISTER
 #  include "common/cuda_stable.h"
+#  include "common/entry.h"
 #  include "smooth_embed/smooth_setup.h"
 
 namespace varfast {
@@ -143,5 +144,5 @@ Tensor smooth_embed_cuda(const Tensor& logits, const Tensor& codebook, const Ten
 }  // namespace
 }  // namespace varfast
 
-STABLE_TORCH_LIBRARY_IMPL(varfast, CUDA, m) { m.impl("smooth_embed", TORCH_BOX(&varfast::smooth_embed_cuda)); }
+STABLE_TORCH_LIBRARY_IMPL(varfast, CUDA, m) { VF_IMPL(m, smooth_embed, varfast::smooth_embed_cuda); }
 #endif

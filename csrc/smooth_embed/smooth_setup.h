@@ -22,7 +22,7 @@ inline SmoothSetup smooth_setup(const Tensor& logits, const Tensor& codebook, co
   const Rows& rows = out.logits;
   STD_TORCH_CHECK(codebook.dim() == 2 && codebook.size(0) == rows.channels, "codebook must have shape (V, Cvae)");
   STD_TORCH_CHECK(dtype_of(codebook, "codebook") == rows.dtype, "codebook must have the dtype of logits");
-  out.codebook = torch::stable::contiguous(codebook);
+  out.codebook = as_contiguous(codebook);
   out.draw = draw_setup(logits, rows.batch, rows.length, rows.channels, seeds, positions, stream, purpose, 1.0, {},
                         false, top_k, top_p, {}, 0.0, {}, 1, false);
   out.out = empty_like_shape(codebook, {rows.batch, rows.length, codebook.size(1)}, codebook.scalar_type());

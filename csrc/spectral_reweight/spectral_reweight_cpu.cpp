@@ -216,6 +216,7 @@ void spectral_images(const SpectralArgs& args, int64_t begin, int64_t end, char*
 VF_END
 
 #ifdef VF_REGISTER
+#  include "common/entry.h"
 #  include "common/scratch.h"
 #  include "spectral_reweight/spectral_setup.h"
 
@@ -232,7 +233,7 @@ std::tuple<Tensor, Tensor> spectral_reweight(const Tensor& x, double beta, const
   const std::unique_ptr<bool[]> overflows(new bool[batch]()), unsolved(new bool[batch]());
   args.overflows = overflows.get();
   args.unsolved = unsolved.get();
-  torch::stable::parallel_for(0, batch, 1, [&](int64_t begin, int64_t end) {
+  parallel_for(0, batch, 1, [&](int64_t begin, int64_t end) {
     const int64_t bytes = VF_DISPATCH(spectral_scratch, n, end - begin);
     VF_DISPATCH(spectral_images, args, begin, end, thread_scratch<char>(bytes));
   });
@@ -255,5 +256,5 @@ STABLE_TORCH_LIBRARY_FRAGMENT(varfast, m) {
       "spectral_reweight(Tensor x, float beta, Tensor? beta_tensor, float alpha, Tensor? alpha_tensor, bool amplify, "
       "int? rank, bool relative) -> (Tensor, Tensor)");
 }
-STABLE_TORCH_LIBRARY_IMPL(varfast, CPU, m) { m.impl("spectral_reweight", TORCH_BOX(&varfast::spectral_reweight)); }
+STABLE_TORCH_LIBRARY_IMPL(varfast, CPU, m) { VF_IMPL(m, spectral_reweight, varfast::spectral_reweight); }
 #endif

@@ -95,6 +95,7 @@ VF_END
 
 #ifdef VF_REGISTER
 #  include "common/cuda_stable.h"
+#  include "common/entry.h"
 #  include "spectral_reweight/spectral_setup.h"
 
 namespace varfast {
@@ -131,7 +132,7 @@ void reweight(SpectralTask& task, const Tensor& x, void* stream) {
         "torch.linalg.eigh failed");
     const Tensor values = torch::stable::detail::to<Tensor>(stack[0]);
     const Tensor vectors = torch::stable::detail::to<Tensor>(stack[1]);
-    const Tensor held = torch::stable::contiguous(values);
+    const Tensor held = as_contiguous(values);
     library.values = static_cast<const double*>(held.const_data_ptr());
     library.vectors = static_cast<const double*>(vectors.const_data_ptr());
     library.value_batch = n;
@@ -165,5 +166,5 @@ std::tuple<Tensor, Tensor> spectral_cuda(const Tensor& x, double beta, const Opt
 }  // namespace
 }  // namespace varfast
 
-STABLE_TORCH_LIBRARY_IMPL(varfast, CUDA, m) { m.impl("spectral_reweight", TORCH_BOX(&varfast::spectral_cuda)); }
+STABLE_TORCH_LIBRARY_IMPL(varfast, CUDA, m) { VF_IMPL(m, spectral_reweight, varfast::spectral_cuda); }
 #endif

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <limits>
 
 #include "common/stable.h"
 #include "spectral_reweight/spectral_args.h"
@@ -24,8 +25,9 @@ inline SpectralSetup spectral_setup(const Tensor& x, double beta, const OptTenso
   out.y = empty_like_shape(x, {rows.batch, rows.length, rows.channels}, x.scalar_type());
   out.sigma = empty_like_shape(x, {rows.batch, n}, is_double ? ScalarType::Double : ScalarType::Float);
   out.hold = rows.hold;
-  out.beta = scalars_of(beta, beta_tensor, "beta", rows.batch, 0);
-  out.alpha = scalars_of(alpha, alpha_tensor, "alpha", rows.batch, 0);
+  constexpr double kLargest = std::numeric_limits<double>::max();
+  out.beta = scalars_of(beta, beta_tensor, "beta", rows.batch, 0, Bounds{{0.0, kLargest}});
+  out.alpha = scalars_of(alpha, alpha_tensor, "alpha", rows.batch, 0, Bounds{{0.0, kLargest}});
   out.args = {rows.data,
               rows.batch_stride,
               rows.row_stride,

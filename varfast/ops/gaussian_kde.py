@@ -36,11 +36,12 @@ def gaussian_kde(
         samples: (..., N, C), (..., N) or (..., N, d), the same form and leading dimensions as `points`; None: the
             points themselves. "exact" (ids only): the whole codebook, weighted by ``weights`` (..., V), the
             distribution that ids are drawn from: what f/N tends to when the number of candidates N grows.
-        bandwidth: h > 0: a number; a tensor, 0-dim or of the leading dimensions (not read back, so not checked);
+        bandwidth: h > 0: a number; a tensor, 0-dim or of the leading dimensions;
             "silverman": ``h = sigma (n (C + 2) / 4)^(-1 / (C + 4)) + 1e-6`` of each group's samples, sigma being the
             mean over dimensions of their (weighted) population standard deviation; "silverman-batch": that h averaged
             over the first dimension, as the released VAR-Scaling code does; a result then depends on its batch.
-        weights: (..., N) floats, by default 1. A sample of weight 0 does not count, whatever it holds.
+        weights: (..., N) floats, by default 1. A sample of weight 0 does not count, whatever it holds. Not
+            negative with `log`, `normalize` or Silverman's rule.
         codebook: (V, C) float32, float16 or bfloat16; needed for ids.
         n: the number of samples in Silverman's rule, by default N; to be stated with "exact", where it plays the
             number of candidates that the density stands for.
@@ -54,6 +55,8 @@ def gaussian_kde(
     Raises:
         TypeError: a wrong dtype or type. ValueError: a wrong shape, name, number or combination; points but no samples,
             unless the bandwidth is given and f not normalized: f = 0.
+        RuntimeError: on the CPU, a bandwidth tensor with a number that is not positive and finite, or negative weights
+        where they must not be. A device's numbers are not read back: the result is NaN, or that of |h|.
 
     Notes:
         Distances are sums of squared differences in float32: identical points are exactly 0 apart. A NaN in a point

@@ -81,8 +81,9 @@ def guide(
         guided and cfg, both (B, L, C) in cond's dtype; cfg is the next scale's `prev`.
 
     Raises:
-        TypeError: a wrong dtype or type. ValueError: a wrong shape, name, grid or number. RuntimeError: in CUDA C++,
-        with a prior, a map of which one image spans 2^31 numbers or more.
+        TypeError: a wrong dtype or type. ValueError: a wrong shape, name, grid or number. RuntimeError: on the CPU, a
+        NaN in a tensor t or beta (a device makes NaN of it); in CUDA C++, with a prior, a map of which one image spans
+        2^31 numbers or more.
 
     Notes:
         Computed in float32 (float64 maps: in float64, their gradients through float32's operator), every operation

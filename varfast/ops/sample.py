@@ -38,7 +38,8 @@ def sample(
         seeds: (B,) int64, one for each image.
         stream: the random stream, by custom the scale index.
         purpose: the counter's purpose; 4 and up are free for a host's sub-steps.
-        positions: (L,) or (B, L) int64, each row's counter position; by default 0 to L - 1.
+        positions: (L,) or (B, L) int64, each row's counter position; by default 0 to L - 1; within
+            [0, 2^32), checked on the CPU alone: elsewhere positions 2^32 apart draw alike.
         temperature: number, or tensor 0-dim or (B,); 0 is argmax, lowest index first.
         temperature_last: filter at temperature 1 and draw at `temperature` (CoDe).
         top_k: 0, or V and more: off.
@@ -51,7 +52,8 @@ def sample(
         ids (B, L, S) int64, or a `SampleOutput`. The id is -1 for a row that has no finite logit, or a NaN or +inf.
 
     Raises:
-        TypeError: a wrong dtype or type. ValueError: a wrong shape or a number out of range.
+        TypeError: a wrong dtype or type. ValueError: a wrong shape or a number out of range. RuntimeError:
+        on the CPU, positions out of range; no memory for the result.
 
     Notes:
         A token's probability is off by at most 4e-6 relative (float32 rounding of the exponent, see weights.h) plus

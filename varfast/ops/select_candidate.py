@@ -42,15 +42,15 @@ def select_candidate(
             rules take None as well.
         seeds: (B,) int64, one per image.
         codebook: (V, C) float32, float16 or bfloat16; needed for ids.
-        rule, alpha, keep, min_distance, top: see above; keep, top >= 1, min_distance >= 0.
+        rule, alpha, keep, min_distance, top: see above; keep, top >= 1 (more than N means N), min_distance >= 0.
         stream: the scale, so that one seed serves all scales.
         order: (B, N) int64, the order of the search in place of the rule's own: replays a recorded run. Entries
             outside [0, N) are passed over.
         return_reps: also returns the representatives that the draw was made among.
 
     Returns:
-        index (B,) int64; with `return_reps` also reps (B, keep) int64 in order of acceptance, padded with -1, and
-        their probabilities (B, keep) float32 (for "infinity", `top` in place of `keep`).
+        index (B,) int64; with `return_reps` also reps (B, min(keep, N)) int64 in order of acceptance, padded with -1,
+        and their probabilities of that shape, float32 (for "infinity", `top` in place of `keep`).
 
     Raises:
         TypeError: a wrong dtype or type. ValueError: a wrong shape, name, number or combination.
@@ -129,8 +129,8 @@ def _fake(
     stream: int,
     order: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    batch = scores.shape[0]
-    return seeds.new_empty(batch), seeds.new_empty(batch, keep), scores.new_empty(batch, keep)
+    batch, most = scores.shape[0], torch.sym_min(keep, scores.shape[1])
+    return seeds.new_empty(batch), seeds.new_empty(batch, most), scores.new_empty(batch, most)
 
 
 _library.register_reference("select_candidate", _reference)

@@ -57,7 +57,8 @@ def spectral_reweight(
     Raises:
         TypeError: a wrong dtype or type. ValueError: a wrong shape, name or number; or `relative` numbers with
         ``alpha * exp(beta)`` beyond float32. RuntimeError: on the CPU, an image whose result overflows x's dtype, or
-        one whose eigenproblem did not converge (no such image is known).
+        one whose eigenproblem did not converge (no such image is known), or a tensor beta or alpha with a number that
+        is negative or not finite (a device computes with it).
 
     Notes:
         Error: ``||Y - Y_exact|| / ||Y_exact||`` (Frobenius) is at most 2e-6 for float32, typically 3e-7, whatever the

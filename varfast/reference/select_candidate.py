@@ -27,7 +27,7 @@ def _representatives(rank: Tensor, rows: Tensor, keep: int, min_distance: float)
     """Greedy search: the first candidate left, then all closer than `min_distance` to it are out; (B, keep)."""
     batch, count = rank.shape
     reps = []
-    for _ in range(min(keep, count)):
+    for _ in range(keep):
         first = rank.argmin(1, keepdim=True)
         found = rank.gather(1, first) < count
         reps.append(torch.where(found, first, -1))
@@ -49,8 +49,9 @@ def select_candidate(
     stream: int,
     order: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """index (B,), reps (B, keep) and their probabilities (B, keep); see `varfast.ops.select_candidate`."""
+    """index (B,), reps (B, min(keep, N)) and their probabilities; see `varfast.ops.select_candidate`."""
     batch, count = scores.shape
+    keep = min(keep, count)
     if count == 0 or batch == 0:
         index, reps = seeds.new_full((batch,), -1), seeds.new_full((batch, keep), -1)
         return index, reps, scores.new_zeros(batch, keep)
@@ -70,7 +71,6 @@ def select_candidate(
     else:
         turn, reps = rank.sort(dim=1, stable=True)
         reps = torch.where(turn < count, reps, -1)[:, :keep]
-    reps = torch.cat([reps, reps.new_full((batch, keep - reps.shape[1]), -1)], 1)
 
     chosen = reps >= 0
     if rule == "infinity":
