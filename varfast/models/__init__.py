@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -40,7 +41,7 @@ def load(
     the object, which is moved to `device`; not needed for files that hold both. `dtype` is the transformer's; the
     VQ-VAE stays in float32. `grids` and `heads` are for files whose shapes leave them open.
 
-    Raises FileNotFoundError for missing files, ValueError for files that do not fit, saying which tensors.
+    Raises OSError for files that cannot be read, ValueError for files that do not fit, saying which tensors.
     """
     name_or_path, own_vae = files(name_or_path, download)
     vae = own_vae if vae is None else vae
@@ -53,14 +54,19 @@ def load(
             vae = _build_vae(vae_config, _under("vae.", tensors), f"{name_or_path} (vae)", device)
         tensors = _under("var.", tensors)
     else:
-        config = checkpoint.infer_var(tensors, grids=grids, heads=heads)
+        if both := _under("var.", tensors):  # of VAR's trainer
+            vae_tensors, tensors = _under("vae.", tensors), both
+        with _naming(name_or_path):
+            config = checkpoint.infer_var(tensors, grids=grids, heads=heads)
+        if both and vae is None and vae_tensors:
+            vae = _inferred_vae(config, vae_tensors, f"{name_or_path} (vae)", device)
     if vae is None:
         raise ValueError(f"vae: {name_or_path} holds the transformer alone; give the VQ-VAE's file")
     if isinstance(vae, VQVAE):
         vae.to(device)
     else:
         vae_tensors, _ = checkpoint.read(vae)
-        vae = _build_vae(checkpoint.infer_vae(vae_tensors, config.grids), vae_tensors, str(vae), device)
+        vae = _inferred_vae(config, _under("vae.", vae_tensors) or vae_tensors, str(vae), device)
     with torch.device("meta"):
         model = VAR(config, vae)
     checkpoint.fill(model, tensors, what=str(name_or_path), dtype=dtype, device=device)
@@ -76,6 +82,21 @@ def files(name_or_path: PathLike, download: bool = False) -> tuple[PathLike, Pat
     if not BUILTIN.is_file():
         raise FileNotFoundError(f"no built-in model at {BUILTIN}: train it with `varfast train`")
     return BUILTIN, None
+
+
+@contextmanager
+def _naming(path: PathLike) -> Iterator[None]:
+    """Puts the file's name before what is said of the file as a whole."""
+    try:
+        yield
+    except ValueError as error:
+        raise (ValueError(f"{path}: {error}") if str(error).startswith("not a ") else error) from error
+
+
+def _inferred_vae(config: VARConfig, tensors: checkpoint.Tensors, what: str, device: torch.device | str) -> VQVAE:
+    with _naming(what):
+        vae_config = checkpoint.infer_vae(tensors, config.grids)
+    return _build_vae(vae_config, tensors, what, device)
 
 
 def _build_vae(config: VQVAEConfig, tensors: checkpoint.Tensors, what: str, device: torch.device | str) -> VQVAE:

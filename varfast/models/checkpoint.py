@@ -18,6 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from varfast.models._unwrap import peek, plain_names, state_dict
 from varfast.models.quantizer import Grid
 from varfast.models.var import VARConfig
 from varfast.models.vqvae import VQVAEConfig
@@ -36,31 +37,33 @@ KNOWN_SCHEDULES = (
 def read(path: str | os.PathLike[str]) -> tuple[Tensors, dict[str, str]]:
     """All tensors of a `.safetensors`, `.pth` or `.pt` file, memory-mapped where possible, and its metadata.
 
-    Raises FileNotFoundError, or ValueError if the file is none of these or holds anything but tensors.
+    State dicts are found inside of trainers' checkpoints, and under the prefixes of DistributedDataParallel and
+    `torch.compile` (`varfast.models._unwrap`). Raises OSError if there is no file to read, or ValueError, saying what
+    it is, if the file holds no such tensors.
     """
     file = Path(path)
-    if not file.is_file():
-        raise FileNotFoundError(f"no weights at {file}")
+    start = peek(file)
     if file.suffix == ".safetensors":
         try:
             with safe_open(file, framework="pt") as handle:
-                return {k: handle.get_tensor(k) for k in list(handle.keys())}, dict(handle.metadata() or {})
+                tensors = {k: handle.get_tensor(k) for k in list(handle.keys())}
+                return plain_names(tensors), dict(handle.metadata() or {})
         except SafetensorError as error:
-            raise ValueError(f"{file}: not a safetensors file: {error}") from error
+            raise ValueError(f"{file}: not a safetensors file, or cut short: {error}") from error
     if file.suffix not in (".pth", ".pt"):
         raise ValueError(f"{file}: got the suffix {file.suffix!r}, needs .safetensors, .pth or .pt")
+    zipped = start.startswith(b"PK")  # files of torch before 1.6 are not, and cannot be memory-mapped
     try:
-        loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
-        raise ValueError(f"{file}: not a plain torch state dict: {error}") from error
-    if not isinstance(loaded, Mapping) or not all(isinstance(v, Tensor) for v in loaded.values()):
-        raise ValueError(f"{file}: needs a state dict of tensors, got {type(loaded).__name__} of other things")
-    return dict(loaded), {}
+        loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=zipped)
+    except (RuntimeError, ValueError, KeyError, AttributeError, TypeError, pickle.UnpicklingError, EOFError) as error:
+        what = "a torch file that is cut short or damaged" if zipped else "not a plain torch state dict"
+        raise ValueError(f"{file}: {what}, or one that holds more than tensors: {error}") from error
+    return state_dict(file, loaded), {}
 
 
 def stored_configs(metadata: Mapping[str, str]) -> dict[str, dict[str, Any]] | None:
     """The `{"vae": ..., "var": ...}` configs in a file written by `write_metadata`, None in other files."""
-    return json.loads(metadata["config"]) if "config" in metadata else None
+    return json.loads(metadata["config"]) if metadata.get("format") == "varfast" and "config" in metadata else None
 
 
 def write_metadata(vae: VQVAEConfig, var: VARConfig) -> dict[str, str]:
