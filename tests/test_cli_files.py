@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from tiny import ROWS_ALIKE, tiny_var
 
 from varfast import _files, cli
 from varfast.cli import _manifest
+from varfast.models.checkpoint import write_metadata
 from varfast.training import export_builtin
 
 Run = Callable[..., tuple[int, str]]
@@ -122,3 +124,14 @@ def test_files_are_the_same_whatever_batch_threads_and_resume(run: Run, tmp_path
     assert run("-o", "1-64", "-n", count, "--model", "builtin")[0] == 0
     files["resumed"] = {path.name: path.read_bytes() for path in (tmp_path / "1-64").glob("*.png")}
     assert all(found == files["1-1"] for found in files.values())
+
+
+def test_a_model_of_other_data_and_the_same_shape_is_not_taken_for_one_of_clothes(run: Run, tmp_path: Path) -> None:
+    model = tiny_var()
+    tensors = {f"var.{name}": value for name, value in model.state_dict().items()}
+    tensors |= {f"vae.{name}": value for name, value in model.vae.state_dict().items()}
+    file = tmp_path / "digits.safetensors"
+    save_file(tensors, file, write_metadata(model.vae.config, model.config, "mnist"))
+    assert run("--classes", "bag", "--model", file)[0] == 2
+    assert run("--classes", "8", "-n", 1, "--model", file)[0] == 0
+    assert (tmp_path / "out" / "8-000000.png").is_file()

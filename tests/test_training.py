@@ -318,11 +318,21 @@ class TestReader:
         [
             (b"no gzip", "damaged gzip"),
             (gzip.compress(bytes(2000))[:30], "damaged gzip"),
+            (gzip.compress(bytes(range(200)))[:20] + bytes(range(99)), "damaged gzip"),
+            (gzip.compress(b"\0\0\x08\x03\0\0"), "sizes of 3 axes"),
             (gzip.compress(b"\0\0\x0b\x01\0\0\0\x01x"), "unsigned bytes"),
             (gzip.compress(b"\0\0\x08\x01\0\0\0\x05x"), "got 1 bytes of data, needs 5"),
             (gzip.compress(b"\0\0\x08\x01\0\0\0\x01x"), r"got images \(1,\)"),
         ],
-        ids=["no gzip", "cut short", "type", "length", "shape"],  # gzip writes the time, which differs between workers
+        ids=[
+            "no gzip",
+            "cut short",
+            "garbled",
+            "header",
+            "type",
+            "length",
+            "shape",
+        ],  # gzip writes the time, which differs between workers
     )
     def test_damaged_files(self, data: Path, tmp_path: Path, content: bytes, words: str) -> None:
         for file in data.iterdir():

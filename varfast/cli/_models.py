@@ -13,7 +13,7 @@ from varfast import Sampler
 from varfast._files import file_sha256
 from varfast.cli import _methods, _shell
 from varfast.metrics.names import CANVAS, CLASSES
-from varfast.models import HUB, HUB_VAE, HUB_VARS, VAR, files, load
+from varfast.models import FASHION_MNIST, HUB, HUB_VAE, HUB_VARS, VAR, files, load
 
 # Options that stand for arguments of `load`, or say that none does; and of `Sampler`.
 WORDS = {
@@ -70,8 +70,13 @@ def weights_sha256(model: str, vae: Path | None, download: bool) -> dict[str, st
 
 
 def draws_clothes(model: VAR) -> bool:
-    """Whether a model is the built-in one or another of its kind: ten classes of grey 32x32 images."""
+    """Whether a model is the built-in one or another that `varfast train` made, of ten classes of grey 32x32 images.
+
+    Shapes alone do not say so: MNIST has the same.
+    """
     config = model.vae.config
+    if model.dataset != FASHION_MNIST:
+        return False
     return model.num_classes == len(CLASSES) and config.channels == 1 and config.image_hw == (CANVAS, CANVAS)
 
 

@@ -86,6 +86,8 @@ def read_idx(path: Path) -> np.ndarray:
     if len(raw) < 4 or raw[:3] != b"\x00\x00\x08":
         raise ValueError(f"{path}: got first bytes {raw[:4].hex()}, needs an IDX file of unsigned bytes (000008..)")
     ndim = raw[3]
+    if len(raw) < 4 + 4 * ndim:
+        raise ValueError(f"{path}: got {len(raw)} bytes, needs {4 + 4 * ndim} for the sizes of {ndim} axes")
     shape = tuple(int(n) for n in np.frombuffer(raw, dtype=">u4", count=ndim, offset=4))
     start = 4 + 4 * ndim
     if len(raw) - start != int(np.prod(shape)):

@@ -17,6 +17,7 @@ from varfast.models.vqvae import VQVAE, VQVAEConfig
 __all__ = ["VAR", "VQVAE", "State", "VARConfig", "VQVAEConfig", "load"]
 
 BUILTIN = Path(__file__).resolve().parent.parent / "weights" / "builtin.safetensors"
+FASHION_MNIST = "fashion-mnist"  # the data set of the built-in model, as its files' metadata name it
 HUB = "FoundationVision/var"
 HUB_VAE = "vae_ch160v4096z32.pth"
 HUB_VARS = {f"var-d{depth}": f"var_d{depth}.pth" for depth in (16, 20, 24, 30, 36)}
@@ -70,6 +71,8 @@ def load(
     with torch.device("meta"):
         model = VAR(config, vae)
     checkpoint.fill(model, tensors, what=str(name_or_path), dtype=dtype, device=device)
+    # The file in the package is older than this entry.
+    model.dataset = FASHION_MNIST if name_or_path == BUILTIN else metadata.get("dataset") if stored else None
     return model.eval().requires_grad_(False)
 
 

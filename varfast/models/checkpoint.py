@@ -66,9 +66,10 @@ def stored_configs(metadata: Mapping[str, str]) -> dict[str, dict[str, Any]] | N
     return json.loads(metadata["config"]) if metadata.get("format") == "varfast" and "config" in metadata else None
 
 
-def write_metadata(vae: VQVAEConfig, var: VARConfig) -> dict[str, str]:
-    """Safetensors metadata from which `stored_configs` restores the two configs."""
-    return {"format": "varfast", "config": json.dumps({"vae": vars(vae), "var": vars(var)})}
+def write_metadata(vae: VQVAEConfig, var: VARConfig, dataset: str = "") -> dict[str, str]:
+    """Safetensors metadata from which `stored_configs` restores the two configs; and what the model was trained on."""
+    config = {"format": "varfast", "config": json.dumps({"vae": vars(vae), "var": vars(var)})}
+    return config | ({"dataset": dataset} if dataset else {})
 
 
 def make_config(kind: type[VARConfig] | type[VQVAEConfig], stored: dict[str, Any]) -> Any:

@@ -101,6 +101,7 @@ class VAR(nn.Module):
         if config.width % config.heads:
             raise ValueError(f"heads: got {config.heads}, needs a divisor of the width {config.width}")
         self.config = config
+        self.dataset: str | None = None  # what it was trained on, where its file says so
         self._vae = (vae,)
         width, lengths = config.width, config.lengths
         self.word_embed = Linear(config.z_channels, width)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from varfast._files import atomic_write, writable_folder
 from varfast.metrics.classifier import Classifier
+from varfast.models import FASHION_MNIST
 from varfast.models.checkpoint import write_metadata
 from varfast.models.var import VAR
 
@@ -27,7 +28,7 @@ def half(module: nn.Module, prefix: str = "") -> dict[str, Tensor]:
 def export_builtin(model: VAR, folder: str | os.PathLike[str]) -> None:
     """Write `builtin.safetensors`, the transformer and its VQ-VAE with their configs, float16, atomically."""
     tensors = half(model, "var.") | half(model.vae, "vae.")
-    metadata = write_metadata(model.vae.config, model.config)
+    metadata = write_metadata(model.vae.config, model.config, FASHION_MNIST)
     atomic_write(writable_folder(folder) / "builtin.safetensors", lambda path: save_file(tensors, path, metadata))
 
 
