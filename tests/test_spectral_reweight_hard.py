@@ -89,8 +89,8 @@ def some_by_triton() -> None:
 
 
 def hundred_by_triton() -> None:
-    by_triton(HARDEST, 17, 5)
-    by_triton(HARDEST, 36, 3)
+    by_triton(HARDEST, 9, 6)
+    by_triton(HARDEST, 5, 2)
 
 
 @pytest.mark.needs_triton
