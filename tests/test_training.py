@@ -349,6 +349,9 @@ class TestClassifierFile:
         (tmp_path / "odd.safetensors").write_bytes(b"odd")
         with pytest.raises(ValueError, match="not a varfast classifier"):
             load_classifier(tmp_path / "odd.safetensors")
+        (tmp_path / "empty.safetensors").touch()
+        with pytest.raises(ValueError, match=r"empty\.safetensors: an empty file"):
+            load_classifier(tmp_path / "empty.safetensors")
         with pytest.raises(ValueError, match=r"images: got shape \(2, 3, 32, 32\)"):
             Classifier().features(torch.zeros(2, 3, 32, 32))
         features, logits = embed(Classifier().eval(), torch.zeros(0, 1, 32, 32))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from varfast.metrics.data import to_float
 from varfast.metrics.names import CANVAS
+from varfast.models._unwrap import peek
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights" / "classifier.safetensors"
 FEATURES = 96
@@ -50,6 +51,7 @@ def load_classifier(path: str | os.PathLike[str] | None = None) -> Classifier:
     file = Path(path or WEIGHTS)
     if not file.is_file():
         raise FileNotFoundError(f"no classifier at {file}: train it with `varfast train --classifier`")
+    peek(file)
     model = Classifier()
     try:
         tensors = {k: v if v.dtype == torch.int64 else v.float() for k, v in load_file(file).items()}
