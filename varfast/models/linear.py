@@ -18,6 +18,20 @@ def _is_plain(x: Tensor, weight: Tensor) -> bool:
     return HAS_ONEDNN and plain and not training and not torch.is_autocast_enabled("cpu")
 
 
+def _inner_product(rows: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "gelu" if gelu else "none", [], "tanh")
+
+
+# The same for torch.compile: inductor has a rule of its own for oneDNN's operator, which takes packed weights alone and
+# fails on plain ones; an operator that it does not know it calls.
+_inner_product_op = torch.library.custom_op("varfast_models::inner_product", _inner_product, mutates_args=())
+
+
+@_inner_product_op.register_fake
+def _(rows: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool) -> Tensor:
+    return rows.new_empty(*rows.shape[:-1], weight.shape[0])
+
+
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool = False) -> Tensor:
     """`x` (..., in) times `weight` (out, in), plus `bias` (out,); with `gelu` through the tanh form of GELU.
 
@@ -32,7 +46,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool = False) -
     if _is_plain(x, weight):
         alone = x.shape[:-1].numel() == 1
         rows = x.reshape(1, -1).expand(2, -1) if alone else x
-        y = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "gelu" if gelu else "none", [], "tanh")
+        product = _inner_product_op if torch.compiler.is_compiling() else _inner_product
+        y = product(rows, weight, bias, gelu)
         return y[0].view(*x.shape[:-1], -1) if alone else y
     y = F.linear(x, weight, bias)
     return F.gelu(y, approximate="tanh") if gelu else y
