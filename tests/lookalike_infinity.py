@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -44,6 +45,14 @@ def means(text: Packed) -> Tensor:
     return torch.stack([part.mean(0) for part in features.split(ends.diff().tolist())])
 
 
+def projected(projection: nn.Linear, text: Packed) -> Tensor:
+    return projection(means(text))
+
+
+def decode(summed: Tensor) -> Tensor:
+    return (summed[:, [0, 1, 0]] * 2).clamp(-1, 1)
+
+
 class UpstreamInfinity(nn.Module):
     use_bit_label, use_flex_attn, d_vae, top_k, top_p = 1, False, BITS, 0, 0.0
     add_lvl_embeding_only_first_block = 1
@@ -54,7 +63,7 @@ class UpstreamInfinity(nn.Module):
         self.cfg_uncond, self.pos_start = nn.Parameter(torch.randn(16, 6)), nn.Parameter(torch.randn(1, 1, WIDTH))
         self.text_norm, self.norm0_ve, self.shared_ada_lin = nn.Identity(), nn.Identity(), nn.Identity()
         self.to_sos, self.text_proj_for_ca = nn.Linear(6, WIDTH), nn.Linear(6, WIDTH)
-        self.text_proj_for_sos = lambda text: self.to_sos(means(text))
+        self.text_proj_for_sos = partial(projected, self.to_sos)
         self.rope2d_freqs_grid = {str(tuple(SCHEDULE)): torch.randn(3, 1, 1, WIDTH)}
         self.lvl_embed, self.word_embed = nn.Embedding(3, WIDTH), nn.Linear(BITS, WIDTH)
         self.unregistered_blocks = [Block() for _ in range(4)]
@@ -68,7 +77,7 @@ class UpstreamInfinity(nn.Module):
             nn.init.normal_(p, std=0.3)
         self.requires_grad_(False)
         codes = BITS // 4 if patchify else BITS
-        self.vae = SimpleNamespace(embed_dim=codes, decode=lambda summed: (summed[:, [0, 1, 0]] * 2).clamp(-1, 1))
+        self.vae = SimpleNamespace(embed_dim=codes, decode=decode)
 
     def add_lvl_embeding(self, x: Tensor, k: int, schedule: Any) -> Tensor:
         return x.add_(self.lvl_embed.weight[k])

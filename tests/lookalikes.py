@@ -5,6 +5,7 @@ They are made of the parts of our tiny VAR, and stand for the arithmetic around 
 
 from __future__ import annotations
 
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -26,19 +27,18 @@ def caching(blocks: Any, enable: bool) -> None:
         block.attn.kv_caching(enable)
 
 
+def decode_code(embedding: nn.Embedding, ids: Tensor, shape: list[int]) -> Tensor:
+    return 3 * embedding(ids).mT.reshape(shape)[:, :3]
+
+
 class UpstreamFlexVAR(UpstreamVAR):
     def __init__(self, like: VAR) -> None:
         super().__init__(like)
         del self.vae_proxy, self.vae_quant_proxy, self.patch_nums
         self.update_patch_related, self.tok_dropout = None, None
         self.pos_1LC = nn.Parameter(torch.randn(1, self.head.in_features, 32, 32), requires_grad=False)
-        embedding = like.codebook
-
-        def decode_code(ids: Tensor, shape: list[int]) -> Tensor:
-            return 3 * F.embedding(ids, embedding).mT.reshape(shape)[:, :3]
-
         self.vqvae = SimpleNamespace(quantize=SimpleNamespace(embedding=like.vae.quantize.embedding))
-        self.vqvae.decode_code = decode_code
+        self.vqvae.decode_code = partial(decode_code, like.vae.quantize.embedding)
 
     @torch.no_grad()
     def autoregressive_infer_cfg(  # type: ignore[override]
@@ -88,6 +88,14 @@ class TextHeadNorm(nn.Module):
         return self.own(x, cond.amax(1))
 
 
+def among(following: Any, *call: Any, patch_nums: Any) -> tuple[Tensor, Tensor]:
+    return following(*call)
+
+
+def diffuse(codes: int, z: Tensor, temperature: float, cfg: float) -> Tensor:
+    return (z * (1 + cfg)).roll(1, 1)[:, :codes]
+
+
 class UpstreamHART(UpstreamVAR):
     def __init__(self, like: VAR, tokens: int = 3) -> None:
         super().__init__(like)
@@ -95,13 +103,13 @@ class UpstreamHART(UpstreamVAR):
         width, codes = self.head.in_features, like.codebook.shape[1]
         self.pos_1LC = self.pos_start = None
         self.context_token, self.context_norm, self.context_embed = tokens, nn.Identity(), nn.Linear(6, width)
-        following = self.vae_quant_proxy[0].get_next_autoregressive_input
-        self.vae_quant_proxy[0].get_next_autoregressive_input = lambda *call, patch_nums: following(*call)
+        quantizer = self.vae_quant_proxy[0]
+        quantizer.get_next_autoregressive_input = partial(among, quantizer.get_next_autoregressive_input)
         self.lvl_1L = torch.cat([torch.zeros(1, tokens - 1, dtype=torch.int64), self.lvl_1L], 1)
         self.blocks = nn.ModuleList(HARTBlock(block) for block in like.blocks)
         self.head_nm = TextHeadNorm(self.head_nm)
         self.decoder_norm = nn.LayerNorm(width)
-        self.diffloss = SimpleNamespace(sample=lambda z, temperature, cfg: (z * (1 + cfg)).roll(1, 1)[:, :codes])
+        self.diffloss = SimpleNamespace(sample=partial(diffuse, codes))
         self.requires_grad_(False)
 
     @torch.no_grad()
@@ -149,6 +157,11 @@ class HMARBlock(Block):
         self.attn = Uncached(own.attn)
 
 
+def masked(quantize: Any, k: int, count: int, f_hat: Tensor, h: Tensor) -> list[Tensor]:
+    own = quantize.quant_resi(F.interpolate(h, size=f_hat.shape[2:], mode="bicubic"), k)
+    return [F.interpolate(m, size=h.shape[2:], mode="area") for m in (f_hat, own)]
+
+
 class UpstreamHMAR(UpstreamVAR):
     """`other` lends its blocks and head to the masked sub-steps."""
 
@@ -163,13 +176,7 @@ class UpstreamHMAR(UpstreamVAR):
         self.word_embed = nn.Linear(like.codebook.shape[1], self.head.in_features, bias=False)
         self.mask_embed = nn.Embedding(1, self.head.in_features)
         del self.blocks, self.head, self.head_nm
-        quantizer, quantize = self.vae_quant_proxy[0], like.vae.quantize
-
-        def masked(k: int, count: int, f_hat: Tensor, h: Tensor) -> list[Tensor]:
-            own = quantize.quant_resi(F.interpolate(h, size=f_hat.shape[2:], mode="bicubic"), k)
-            return [F.interpolate(m, size=h.shape[2:], mode="area") for m in (f_hat, own)]
-
-        quantizer.get_next_mask_input = masked
+        self.vae_quant_proxy[0].get_next_mask_input = partial(masked, like.vae.quantize)
         self.requires_grad_(False)
 
     @torch.no_grad()

@@ -2,61 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from lookalike_infinity import SCHEDULE, UpstreamInfinity
-from lookalikes import UpstreamFlexVAR, UpstreamHART, UpstreamHMAR
+from host_cases import ALL, HOSTS, LABELS, NUMS, STEPS, flexvar, hart_like, hmar, image_of, infinity, prompts, text
 from signatures import check_signature
-from tiny import tiny_var
 from torch import Tensor, nn
-from upstream_like import UpstreamVAR
 
 import varfast
 from varfast import SSG, DiverseVAR, Sampler, VARScaling
 from varfast.hosts import hart
+from varfast.hosts._patched import is_patched
 from varfast.hosts.var import image_seeds
 
-LABELS = torch.tensor([3, 7, 0])
-NUMS = (1, 2, 3, 4, 8)
-STEPS = ((1,), (1, 3), (2, 3, 4), (6, 10), (20, 20, 24))
-Case = tuple[Any, str, dict[str, Any]]
-
-
-def flexvar() -> Case:
-    model = UpstreamFlexVAR(tiny_var())
-    return model, "autoregressive_infer_cfg", dict(vqvae=model.vqvae, B=3, label_B=LABELS, infer_patch_nums=NUMS)
-
-
-def prompts() -> dict[str, Tensor]:
-    mask = torch.ones(3, 3, dtype=torch.int64)
-    mask[1, 2:] = 0
-    return dict(label_B=torch.randn(3, 3, 6), context_position_ids=mask.cumsum(1) - 1, context_mask=mask)
-
-
-def hart_like() -> Case:
-    return UpstreamHART(tiny_var()), "autoregressive_infer_cfg", dict(B=3, **prompts())
-
-
-def hmar() -> Case:
-    return UpstreamHMAR(tiny_var(), tiny_var(seed=1)), "generate", dict(B=3, label_B=LABELS, mask_schedule=STEPS)
-
-
-def text(*lengths: int) -> tuple[Tensor, list[int], Tensor, int]:
-    ends = torch.tensor([0, *lengths]).cumsum(0).to(torch.int32)
-    return torch.randn(sum(lengths), 6), list(lengths), ends, max(lengths)
-
-
-def infinity(patchify: int = 0) -> Case:
-    model = UpstreamInfinity(patchify)
-    call = dict(vae=model.vae, scale_schedule=SCHEDULE, label_B_or_BLT=text(5, 3, 4), B=3, cfg_list=[3.0] * 3)
-    call |= dict(tau_list=[1.0] * 3, cfg_insertion_layer=[0], returns_vemb=1, vae_type=8, ret_img=True)
-    return model, "autoregressive_infer_cfg", call
-
-
-HOSTS: dict[str, Callable[[], Case]] = {"flexvar": flexvar, "hart": hart_like, "hmar": hmar, "infinity": infinity}
 VARIANTS: dict[str, tuple[dict[str, Any], ...]] = {
     "flexvar": (
         dict(cfg=2.0),
@@ -81,10 +40,6 @@ def same_numbers() -> None:
     torch.manual_seed(0)
 
 
-def image_of(result: Any) -> Tensor:
-    return result if isinstance(result, Tensor) else result[2].float() / 255
-
-
 @pytest.mark.parametrize("path", ["features", "logits"])
 @pytest.mark.parametrize("host", HOSTS)
 def test_a_patched_method_gives_the_hosts_own_greedy_images(host: str, path: str) -> None:
@@ -98,7 +53,7 @@ def test_a_patched_method_gives_the_hosts_own_greedy_images(host: str, path: str
         torch.testing.assert_close(
             image_of(patched), image_of(own), rtol=1e-4, atol=4e-3 if host == "infinity" else 1e-4
         )
-        assert image_of(own).std() > 0 and method not in vars(model)
+        assert image_of(own).std() > 0 and not is_patched(model)
 
 
 def test_infinity_with_patchify() -> None:
@@ -128,12 +83,9 @@ def test_other_objects_and_other_arguments_are_refused(host: str) -> None:
         varfast.wrap(model, **({} if host != "hmar" else {"text": 1}))
 
 
-VAR_LIKE: dict[str, Callable[[], Case]] = {"var": lambda: (UpstreamVAR(tiny_var()), "autoregressive_infer_cfg", {})}
-
-
-@pytest.mark.parametrize("host", HOSTS | VAR_LIKE)
+@pytest.mark.parametrize("host", ALL)
 def test_patch_refuses_wrong_arguments_before_the_first_image(host: str) -> None:
-    model, method, _ = (HOSTS | VAR_LIKE)[host]()
+    model, _, _ = ALL[host]()
     wrong: tuple[tuple[type[Exception], str, tuple, dict[str, Any]], ...] = (
         (TypeError, "besides guidance, got cfg, top_k", (), {"cfg": 4.0, "top_k": 9}),
         (TypeError, "besides guidance, got smooth", (), {"smooth": True}),
@@ -146,7 +98,7 @@ def test_patch_refuses_wrong_arguments_before_the_first_image(host: str) -> None
     for error, words, arguments, sampling in wrong:
         with pytest.raises(error, match=words):
             varfast.patch(model, *arguments, **sampling)
-    assert method not in vars(model)
+    assert not is_patched(model)
 
 
 def wrap_hart(model: Any, **changes: Any) -> Any:

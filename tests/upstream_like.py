@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -52,20 +53,25 @@ class HeadNorm(nn.Module):
         return self.own(x, *self.own.modulation(cond))
 
 
+def following(quantize: Any, k: int, count: int, f_hat: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+    f_hat, out = quantize.accumulate(f_hat, k, h)
+    return f_hat, f_hat if out is None else out
+
+
+def fhat_to_img(vae: Any, f_hat: Tensor) -> Tensor:
+    return vae.decode(f_hat) * 2 - 1
+
+
 class UpstreamVAR(nn.Module):
     """`like` is a `varfast.models.VAR` without shared AdaLN; its weights are used, not copied."""
 
     def __init__(self, like: VAR) -> None:
         super().__init__()
         quantize = like.vae.quantize
-
-        def following(k: int, count: int, f_hat: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
-            f_hat, out = quantize.accumulate(f_hat, k, h)
-            return f_hat, f_hat if out is None else out
-
-        quantizer = SimpleNamespace(embedding=quantize.embedding, get_next_autoregressive_input=following)
+        quantizer = SimpleNamespace(embedding=quantize.embedding)
+        quantizer.get_next_autoregressive_input = partial(following, quantize)
         self.vae_quant_proxy = (quantizer,)
-        self.vae_proxy = (SimpleNamespace(fhat_to_img=lambda f_hat: like.vae.decode(f_hat) * 2 - 1),)
+        self.vae_proxy = (SimpleNamespace(fhat_to_img=partial(fhat_to_img, like.vae)),)
         self.patch_nums = tuple(h for h, _ in like.grids)
         self.num_classes = like.num_classes
         self.rng = torch.Generator()

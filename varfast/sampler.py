@@ -89,7 +89,7 @@ class Sampler:
         self._recipes = [Recipe(temperature_last=temperature_last, **numbers) for numbers in by_scale]
         check_smooth("Sampler", self._recipes if smooth else ())
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def __call__(
         self, labels: Sequence[int] | Tensor, seeds: Sequence[int] | Tensor, *, return_ids: bool = False
     ) -> Any:

@@ -7,18 +7,19 @@ nothing of the upstream code. It has
 ``ATTRIBUTES``         names that an object of this host has, and that together no other host's object has
 ``METHOD``             the name of the upstream inference method that `patch` replaces
 ``wrap(model, ...)``   the object as a `varfast.protocol.Model`
-``inference(...)``     from (model, guidance, sampling) a function of that method's signature, `self` included
+that method            a function of this name and of its signature, `self` included, for a patched object
 =====================  ==============================================================================================
 """
 
 from __future__ import annotations
 
-import functools
 import importlib
+import inspect
 import types
 from collections.abc import Sequence
 from typing import Any, TypeVar, cast
 
+from varfast.hosts import _patched
 from varfast.hosts.code import CoDe
 from varfast.protocol import Model
 from varfast.sampler import Sampler
@@ -61,38 +62,41 @@ def patch(model: Object, guidance: Sequence[object] = (), **sampling: Any) -> Ob
             `min_p`, `path`.
 
     Returns:
-        The same object. A second `patch` replaces the first, `unpatch` takes it back.
+        The same object. A second `patch` replaces the first, `unpatch` takes it back. Its class is now a subclass of
+        the one it had, of the same name. Copies and pickles of it (`torch.save`, spawned processes) are patched too.
 
     Raises:
         TypeError, ValueError: a wrong argument, by name, here and not at the first image.
 
     Notes:
         Without guidance the images have the same distribution as the host's own (but for HART's smooth mode, see its
-        `inference`), with temperature 0 (or `top_k=1`) they are the same images. Random numbers are varfast's: see the
-        host's `inference` for how its seed argument becomes one seed per image.
+        module), with temperature 0 (or `top_k=1`) they are the same images. Random numbers are varfast's: see the
+        function of the method's name in the host's module for how its seed argument becomes one seed per image.
+        Threads may share the object.
     """
     host = _host_of(model)
-    own = getattr(type(model), host.METHOD, None)
-    if own is None:
-        raise TypeError(f"model: {type(model).__name__} has no method {host.METHOD} to replace; use varfast.wrap")
+    base = _patched.own_class(model)
+    if getattr(base, host.METHOD, None) is None:
+        raise TypeError(f"model: {base.__name__} has no method {host.METHOD} to replace; use varfast.wrap")
     _check_sampling(host, model, guidance, sampling)
-    function = host.inference(model, tuple(guidance), sampling)
-    functools.update_wrapper(function, own)
+    if all(option.default is not option.empty for option in list(inspect.signature(host.wrap).parameters.values())[1:]):
+        host.wrap(model)  # an unsupported variant is an error here, not at the first image
     unpatch(model)
-    function.before_varfast = vars(model).get(host.METHOD)
-    # A bound method, so that a deep copy of the object is bound to the copy.
-    setattr(model, host.METHOD, types.MethodType(function, model))
+    before = vars(model).pop(host.METHOD, None)
+    vars(model)[_patched.KEY] = _patched.Settings(tuple(guidance), sampling, before)
+    object.__setattr__(model, "__class__", _patched.patched_class(base, host.__name__.rpartition(".")[2]))
     return model
 
 
 def unpatch(model: Object) -> Object:
-    """Gives a patched object its own method back; does nothing to one that is not patched. Returns the object."""
+    """Gives a patched object its own class and method back; does nothing to one that is not patched. Returns the
+    object."""
     method = _host_of(model).METHOD
-    current: Any = vars(model).get(method)
-    if hasattr(current, "before_varfast"):
-        delattr(model, method)
-        if current.before_varfast is not None:
-            setattr(model, method, current.before_varfast)
+    if _patched.is_patched(model):
+        object.__setattr__(model, "__class__", _patched.own_class(model))
+        given = vars(model).pop(_patched.KEY, None)
+        if given is not None and given.before is not None:
+            vars(model).setdefault(method, given.before)
     return model
 
 

@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from varfast.guidance import CFG
+from varfast.hosts._patched import settings
 from varfast.hosts.var import State, WrappedVAR, image_seeds, labels_of
 from varfast.protocol import Grid, Model
 from varfast.sampler import Sampler
@@ -124,40 +125,37 @@ def wrap(
     return WrappedFlexVAR(model, vqvae, tuple(patch_nums), invalid_ids, raw)
 
 
-def inference(model: Any, guidance: tuple[object, ...], sampling: dict[str, Any]) -> Callable[..., Tensor]:
+def autoregressive_infer_cfg(
+    self: Any,
+    vqvae: Any,
+    B: int,
+    label_B: int | Tensor | None,
+    infer_patch_nums: Sequence[int],
+    g_seed: int | None = None,
+    cfg: float = 1.5,
+    top_k: int = 0,
+    top_p: float = 0.0,
+    more_smooth: bool = False,
+    max_pn: int = 16,
+    used_llamagen_cfg: bool = False,
+    invalid_ids: Sequence[int] | Tensor | None = None,
+) -> Tensor:
     """What `varfast.patch` puts in the place of `FlexVAR.autoregressive_infer_cfg`.
 
     Its arguments and its result, the decoder's own (B, 3, H, W) of about [-1, 1], are upstream's; how `g_seed` becomes
     one seed per image is told at `varfast.hosts.var.image_seeds`.
     """
-
-    def autoregressive_infer_cfg(
-        self: Any,
-        vqvae: Any,
-        B: int,
-        label_B: int | Tensor | None,
-        infer_patch_nums: Sequence[int],
-        g_seed: int | None = None,
-        cfg: float = 1.5,
-        top_k: int = 0,
-        top_p: float = 0.0,
-        more_smooth: bool = False,
-        max_pn: int = 16,
-        used_llamagen_cfg: bool = False,
-        invalid_ids: Sequence[int] | Tensor | None = None,
-    ) -> Tensor:
-        if more_smooth:
-            raise ValueError("more_smooth: FlexVAR has no smooth mode")
-        seeds, labels = image_seeds(B, g_seed), labels_of(self, B, label_B, g_seed)
-        nums = tuple(infer_patch_nums)
-        sampler = Sampler(
-            wrap(self, vqvae=vqvae, patch_nums=nums, invalid_ids=invalid_ids, raw=True),
-            guidance,
-            cfg=CFG(1.0, strengths(cfg, nums, max_pn, used_llamagen_cfg)),
-            top_k=top_ks(top_k, nums, max_pn),
-            top_p=top_p,
-            **sampling,
-        )
-        return sampler(labels=labels, seeds=seeds).clone()
-
-    return autoregressive_infer_cfg
+    guidance, sampling, _ = settings(self)
+    if more_smooth:
+        raise ValueError("more_smooth: FlexVAR has no smooth mode")
+    seeds, labels = image_seeds(B, g_seed), labels_of(self, B, label_B, g_seed)
+    nums = tuple(infer_patch_nums)
+    sampler = Sampler(
+        wrap(self, vqvae=vqvae, patch_nums=nums, invalid_ids=invalid_ids, raw=True),
+        guidance,
+        cfg=CFG(1.0, strengths(cfg, nums, max_pn, used_llamagen_cfg)),
+        top_k=top_ks(top_k, nums, max_pn),
+        top_p=top_p,
+        **sampling,
+    )
+    return sampler(labels=labels, seeds=seeds)

@@ -12,7 +12,6 @@ The residual diffusion that refines the last scale stays the host's own.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,7 +20,9 @@ from torch import Tensor
 
 from varfast.guidance import CFG
 from varfast.hosts import var
-from varfast.hosts.var import Cache, WrappedVAR, image_seeds, run_blocks
+from varfast.hosts._attention import Cache
+from varfast.hosts._patched import settings
+from varfast.hosts.var import WrappedVAR, image_seeds, run_blocks
 from varfast.protocol import BlockHook, Model, Recipe, Step
 from varfast.sampler import Sampler
 
@@ -189,47 +190,44 @@ def wrap(model: Any, *, text: Text, residual: float | None = None) -> Model:
     return WrappedHART(model, text, residual)
 
 
-def inference(model: Any, guidance: tuple[object, ...], sampling: dict[str, Any]) -> Callable[..., Tensor]:
+def autoregressive_infer_cfg(
+    self: Any,
+    B: int,
+    label_B: Tensor | None,
+    g_seed: int | None = None,
+    cfg: float = 1.5,
+    top_k: int = 0,
+    top_p: float = 0.0,
+    more_smooth: bool = False,
+    context_position_ids: Tensor | None = None,
+    context_mask: Tensor | None = None,
+    final_stage: int = 0,
+    num_maskgit_iters: int = 1,
+) -> Tensor:
     """What `varfast.patch` puts in the place of `HARTForT2I.autoregressive_infer_cfg`.
 
     Its arguments and its result, (B, 3, H, W) in [0, 1], are upstream's, and `top_k` is ignored as there; how `g_seed`
     becomes one seed per image is told at `varfast.hosts.var.image_seeds`. In smooth mode the diffusion reads the
     mixture of code vectors, where upstream draws a token apart from it.
     """
-
-    def autoregressive_infer_cfg(
-        self: Any,
-        B: int,
-        label_B: Tensor | None,
-        g_seed: int | None = None,
-        cfg: float = 1.5,
-        top_k: int = 0,
-        top_p: float = 0.0,
-        more_smooth: bool = False,
-        context_position_ids: Tensor | None = None,
-        context_mask: Tensor | None = None,
-        final_stage: int = 0,
-        num_maskgit_iters: int = 1,
-    ) -> Tensor:
-        if num_maskgit_iters != 1:
-            raise ValueError(f"num_maskgit_iters must be 1, got {num_maskgit_iters}")
-        if label_B is None or context_position_ids is None or context_mask is None or len(label_B) != B:
-            raise ValueError(f"needs label_B, context_position_ids and context_mask of B={B} prompts")
-        scales = len(self.patch_nums)
-        t = strengths(cfg, scales)
-        sampler = Sampler(
-            wrap(
-                self,
-                text=(label_B, context_position_ids, context_mask),
-                residual=t[-1] if final_stage == 0 else None,
-            ),
-            (Ratios(), *guidance),
-            cfg=CFG(1.0, t),
-            top_k=list(top_ks(scales)),
-            top_p=top_p,
-            smooth=more_smooth,
-            **sampling,
-        )
-        return sampler(labels=list(range(B)), seeds=image_seeds(B, g_seed)).clone()
-
-    return autoregressive_infer_cfg
+    guidance, sampling, _ = settings(self)
+    if num_maskgit_iters != 1:
+        raise ValueError(f"num_maskgit_iters must be 1, got {num_maskgit_iters}")
+    if label_B is None or context_position_ids is None or context_mask is None or len(label_B) != B:
+        raise ValueError(f"needs label_B, context_position_ids and context_mask of B={B} prompts")
+    scales = len(self.patch_nums)
+    t = strengths(cfg, scales)
+    sampler = Sampler(
+        wrap(
+            self,
+            text=(label_B, context_position_ids, context_mask),
+            residual=t[-1] if final_stage == 0 else None,
+        ),
+        (Ratios(), *guidance),
+        cfg=CFG(1.0, t),
+        top_k=list(top_ks(scales)),
+        top_p=top_p,
+        smooth=more_smooth,
+        **sampling,
+    )
+    return sampler(labels=list(range(B)), seeds=image_seeds(B, g_seed))

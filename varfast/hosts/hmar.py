@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from varfast.hosts._patched import settings
 from varfast.hosts.var import State, WrappedVAR, image_seeds, labels_of
 from varfast.protocol import BlockHook, Model
 from varfast.sampler import Sampler
@@ -148,35 +149,31 @@ def wrap(model: Any, *, mask_schedule: Sequence[Sequence[int]] | None = None) ->
     return WrappedHMAR(model, mask_schedule)
 
 
-def inference(model: Any, guidance: tuple[object, ...], sampling: dict[str, Any]) -> Callable[..., Tensor]:
+def generate(
+    self: Any,
+    B: int,
+    label_B: int | Tensor | None,
+    g_seed: int | None = None,
+    cfg: float = 1.5,
+    top_k: int = 1100,
+    top_p: float = 0.999,
+    more_smooth: bool = False,
+    num_samples: int = 1,
+    mask: bool = True,
+    mask_schedule: Sequence[Sequence[int]] | None = None,
+    kv_cache: bool = False,
+) -> Tensor:
     """What `varfast.patch` puts in the place of `HMAR.generate`.
 
     Its arguments and its result, (B, 3, H, W) in [0, 1], are upstream's, and `more_smooth` is ignored as there; how
     `g_seed` becomes one seed per image is told at `varfast.hosts.var.image_seeds`.
     """
-    wrap(model)  # an unsupported variant is an error here, not at the first image
-
-    def generate(
-        self: Any,
-        B: int,
-        label_B: int | Tensor | None,
-        g_seed: int | None = None,
-        cfg: float = 1.5,
-        top_k: int = 1100,
-        top_p: float = 0.999,
-        more_smooth: bool = False,
-        num_samples: int = 1,
-        mask: bool = True,
-        mask_schedule: Sequence[Sequence[int]] | None = None,
-        kv_cache: bool = False,
-    ) -> Tensor:
-        if num_samples != 1 or kv_cache:
-            raise ValueError(f"num_samples must be 1 and kv_cache off, got {num_samples} and {kv_cache}")
-        if mask and mask_schedule is None:
-            raise ValueError("mask_schedule: got None, needs tokens per step for every scale (or mask=False)")
-        seeds, labels = image_seeds(B, g_seed), labels_of(self, B, label_B, g_seed)
-        wrapped = wrap(self, mask_schedule=mask_schedule if mask else None)
-        sampler = Sampler(wrapped, guidance, cfg=cfg, top_k=top_k, top_p=top_p, **sampling)
-        return sampler(labels=labels, seeds=seeds).clone()
-
-    return generate
+    guidance, sampling, _ = settings(self)
+    if num_samples != 1 or kv_cache:
+        raise ValueError(f"num_samples must be 1 and kv_cache off, got {num_samples} and {kv_cache}")
+    if mask and mask_schedule is None:
+        raise ValueError("mask_schedule: got None, needs tokens per step for every scale (or mask=False)")
+    seeds, labels = image_seeds(B, g_seed), labels_of(self, B, label_B, g_seed)
+    wrapped = wrap(self, mask_schedule=mask_schedule if mask else None)
+    sampler = Sampler(wrapped, guidance, cfg=cfg, top_k=top_k, top_p=top_p, **sampling)
+    return sampler(labels=labels, seeds=seeds)

@@ -11,7 +11,7 @@ stands for four code vectors on (2h, 2w), of d / 4 bits each.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from varfast.guidance import CFG
-from varfast.hosts.var import Cache, image_seeds
+from varfast.hosts._attention import Cache, run_block
+from varfast.hosts._patched import settings
+from varfast.hosts.var import image_seeds
 from varfast.protocol import BlockHook, Grid, Model
 from varfast.sampler import Sampler
 
@@ -177,13 +179,7 @@ class WrappedInfinity:
             for block in chunk.module:
                 x = x if on_input is None else on_input(x, i, count)
                 attention = getattr(block, "sa", None) or block.attn
-                attention.kv_caching(True)
-                attention.cached_k, attention.cached_v = state.cache[i]
-                try:
-                    x = block(x=x, **rest)
-                    state.fresh[i] = (attention.cached_k, attention.cached_v)
-                finally:
-                    attention.kv_caching(False)
+                x, state.fresh[i] = run_block(block, attention, state.cache[i], x=x, **rest)
                 if i in self.inside and self.inside[i][k] != 1:
                     x = mix(x, self.inside[i][k])
                 x = x if on_output is None else on_output(x, i, count)
@@ -236,63 +232,60 @@ def wrap(
     return WrappedInfinity(model, vae, scale_schedule, text, negative, inside or {}, raw)
 
 
-def inference(model: Any, guidance: tuple[object, ...], sampling: dict[str, Any]) -> Callable[..., Any]:
+def autoregressive_infer_cfg(
+    self: Any,
+    vae: Any = None,
+    scale_schedule: Any = None,
+    label_B_or_BLT: Any = None,
+    B: int = 1,
+    negative_label_B_or_BLT: Any = None,
+    force_gt_Bhw: object = None,
+    g_seed: int | None = None,
+    cfg_list: Sequence[float] = (),
+    tau_list: Sequence[float] = (),
+    cfg_sc: float = 3,
+    top_k: int = 0,
+    top_p: float = 0.0,
+    returns_vemb: int = 0,
+    ratio_Bl1: object = None,
+    gumbel: int = 0,
+    norm_cfg: bool = False,
+    cfg_exp_k: float = 0.0,
+    cfg_insertion_layer: Sequence[int] = (-5,),
+    vae_type: int = 0,
+    softmax_merge_topk: int = -1,
+    ret_img: bool = False,
+    trunk_scale: int = 1000,
+    gt_leak: int = 0,
+    gt_ls_Bl: object = None,
+    inference_mode: bool = False,
+    save_img_path: object = None,
+    sampling_per_bits: int = 1,
+) -> Any:
     """What `varfast.patch` puts in the place of `Infinity.autoregressive_infer_cfg`.
 
     Its arguments and its result are upstream's, `([], [], images)` with images uint8 (B, H, W, 3), blue first; how
     `g_seed` becomes one seed per image is told at `varfast.hosts.var.image_seeds`. `tau_list` is the temperature.
     """
-
-    def autoregressive_infer_cfg(
-        self: Any,
-        vae: Any = None,
-        scale_schedule: Any = None,
-        label_B_or_BLT: Any = None,
-        B: int = 1,
-        negative_label_B_or_BLT: Any = None,
-        force_gt_Bhw: object = None,
-        g_seed: int | None = None,
-        cfg_list: Sequence[float] = (),
-        tau_list: Sequence[float] = (),
-        cfg_sc: float = 3,
-        top_k: int = 0,
-        top_p: float = 0.0,
-        returns_vemb: int = 0,
-        ratio_Bl1: object = None,
-        gumbel: int = 0,
-        norm_cfg: bool = False,
-        cfg_exp_k: float = 0.0,
-        cfg_insertion_layer: Sequence[int] = (-5,),
-        vae_type: int = 0,
-        softmax_merge_topk: int = -1,
-        ret_img: bool = False,
-        trunk_scale: int = 1000,
-        gt_leak: int = 0,
-        gt_ls_Bl: object = None,
-        inference_mode: bool = False,
-        save_img_path: object = None,
-        sampling_per_bits: int = 1,
-    ) -> Any:
-        count, depth = len(scale_schedule), len(self.unregistered_blocks)
-        if vae_type == 0 or returns_vemb == 0 or gt_leak or trunk_scale < count:
-            raise ValueError("patched Infinity needs vae_type and returns_vemb above 0, gt_leak 0 and no trunk_scale")
-        if not all(-depth < item <= 1 for item in cfg_insertion_layer):  # 1 is upstream's too, and does nothing there
-            raise ValueError(f"cfg_insertion_layer must hold ints from {1 - depth} to 1, got {cfg_insertion_layer}")
-        if min(len(cfg_list), len(tau_list)) < count:
-            raise ValueError(f"cfg_list and tau_list must hold {count} numbers, got {cfg_list} and {tau_list}")
-        cfg = tuple(cfg_list[:count])
-        inside = {depth + item: cfg for item in cfg_insertion_layer if item < 0}
-        wrapped = wrap(
-            self, vae=vae, scale_schedule=scale_schedule, text=label_B_or_BLT, negative=negative_label_B_or_BLT,
-            inside=inside if any(number != 1 for number in cfg) else {}, raw=True,
-        )  # fmt: skip
-        if wrapped.num_classes != B:
-            raise ValueError(f"label_B_or_BLT: got the text of {wrapped.num_classes} prompts, needs B={B}")
-        t = strengths(cfg) if 0 in cfg_insertion_layer else (0.0,) * count
-        filters: dict[str, Any] = {"top_k": top_k or self.top_k, "top_p": top_p or self.top_p}
-        filters |= {"temperature": list(tau_list[:count])} | sampling
-        sampler = Sampler(wrapped, guidance, cfg=CFG(1.0, t), **filters)
-        images = sampler(labels=list(range(B)), seeds=image_seeds(B, g_seed))
-        return [], [], picture(images.clone()) if ret_img else []
-
-    return autoregressive_infer_cfg
+    guidance, sampling, _ = settings(self)
+    count, depth = len(scale_schedule), len(self.unregistered_blocks)
+    if vae_type == 0 or returns_vemb == 0 or gt_leak or trunk_scale < count:
+        raise ValueError("patched Infinity needs vae_type and returns_vemb above 0, gt_leak 0 and no trunk_scale")
+    if not all(-depth < item <= 1 for item in cfg_insertion_layer):  # 1 is upstream's too, and does nothing there
+        raise ValueError(f"cfg_insertion_layer must hold ints from {1 - depth} to 1, got {cfg_insertion_layer}")
+    if min(len(cfg_list), len(tau_list)) < count:
+        raise ValueError(f"cfg_list and tau_list must hold {count} numbers, got {cfg_list} and {tau_list}")
+    cfg = tuple(cfg_list[:count])
+    inside = {depth + item: cfg for item in cfg_insertion_layer if item < 0}
+    wrapped = wrap(
+        self, vae=vae, scale_schedule=scale_schedule, text=label_B_or_BLT, negative=negative_label_B_or_BLT,
+        inside=inside if any(number != 1 for number in cfg) else {}, raw=True,
+    )  # fmt: skip
+    if wrapped.num_classes != B:
+        raise ValueError(f"label_B_or_BLT: got the text of {wrapped.num_classes} prompts, needs B={B}")
+    t = strengths(cfg) if 0 in cfg_insertion_layer else (0.0,) * count
+    filters: dict[str, Any] = {"top_k": top_k or self.top_k, "top_p": top_p or self.top_p}
+    filters |= {"temperature": list(tau_list[:count])} | sampling
+    sampler = Sampler(wrapped, guidance, cfg=CFG(1.0, t), **filters)
+    images = sampler(labels=list(range(B)), seeds=image_seeds(B, g_seed))
+    return [], [], picture(images) if ret_img else []

@@ -9,13 +9,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from varfast.hosts._attention import Cache, run_block
+from varfast.hosts._patched import settings
 from varfast.models.linear import apply
 from varfast.protocol import BlockHook, Grid, Model
 from varfast.sampler import Sampler
@@ -25,7 +27,6 @@ ATTRIBUTES = (
     "vae_proxy", "vae_quant_proxy", "patch_nums", "num_classes", "class_emb", "word_embed", "lvl_embed", "lvl_1L",
     "pos_1LC", "pos_start", "shared_ada_lin", "blocks", "head_nm", "head",
 )  # fmt: skip
-Cache = tuple[Tensor | None, Tensor | None]
 
 
 @dataclass
@@ -52,20 +53,14 @@ def run_blocks(
 ) -> Tensor:
     """Runs one scale through upstream blocks: (rows, L, C) before the norm of the head. `arguments` go to the blocks.
 
-    The keys and values live in `state`: a block gets its own before it runs and is cleared after, so that the user's
-    object is left as it was also by an exception, and that a scale can be run again.
+    The keys and values live in `state`: the user's object is left as it was, and a scale can be run again.
     """
     x = state.tokens
     for i, block in enumerate(blocks):
         if on_input is not None:
             x = on_input(x, i, len(blocks))
-        block.attn.kv_caching(True)
-        block.attn.cached_k, block.attn.cached_v = state.cache[i]
-        try:
-            x = block(x=x, cond_BD=state.modulation, attn_bias=None, **arguments)
-            state.fresh[i] = (block.attn.cached_k, block.attn.cached_v)
-        finally:
-            block.attn.kv_caching(False)
+        arguments |= {"x": x, "cond_BD": state.modulation, "attn_bias": None}
+        x, state.fresh[i] = run_block(block, block.attn, state.cache[i], **arguments)
         if on_output is not None:
             x = on_output(x, i, len(blocks))
     return x
@@ -211,7 +206,8 @@ def image_seeds(batch: int, g_seed: int | None) -> Tensor:
 def labels_of(model: Any, batch: int, label: int | Tensor | None, g_seed: int | None) -> Tensor:
     """(B,) labels as upstream reads its argument: a negative one means none, None those that it would draw."""
     if label is None:
-        host = None if g_seed is None else model.rng.manual_seed(g_seed)
+        # A generator like upstream's `rng`, and not that one: threads that share the object would seed it in between.
+        host = None if g_seed is None else torch.Generator(model.rng.device).manual_seed(g_seed)
         return torch.multinomial(model.uniform_prob, batch, replacement=True, generator=host).reshape(batch)
     if isinstance(label, int):
         return torch.full((batch,), model.num_classes if label < 0 else label, device=model.pos_start.device)
@@ -221,27 +217,22 @@ def labels_of(model: Any, batch: int, label: int | Tensor | None, g_seed: int | 
     return label
 
 
-def inference(model: Any, guidance: tuple[object, ...], sampling: dict[str, Any]) -> Callable[..., Tensor]:
+def autoregressive_infer_cfg(
+    self: Any,
+    B: int,
+    label_B: int | Tensor | None,
+    g_seed: int | None = None,
+    cfg: float = 1.5,
+    top_k: int = 0,
+    top_p: float = 0.0,
+    more_smooth: bool = False,
+) -> Tensor:
     """What `varfast.patch` puts in the place of `VAR.autoregressive_infer_cfg`.
 
     Its arguments and its result, (B, 3, H, W) in [0, 1], are upstream's; how `g_seed` becomes one seed per image is
     told at `image_seeds`. `more_smooth` is the sampler's smooth mode.
     """
-    wrap(model)  # an unsupported variant is an error here, not at the first image
-
-    def autoregressive_infer_cfg(
-        self: Any,
-        B: int,
-        label_B: int | Tensor | None,
-        g_seed: int | None = None,
-        cfg: float = 1.5,
-        top_k: int = 0,
-        top_p: float = 0.0,
-        more_smooth: bool = False,
-    ) -> Tensor:
-        seeds, labels = image_seeds(B, g_seed), labels_of(self, B, label_B, g_seed)
-        sampler = Sampler(wrap(self), guidance, cfg=cfg, top_k=top_k, top_p=top_p, smooth=more_smooth, **sampling)
-        # The copy is made outside of inference mode: an ordinary tensor, like upstream's.
-        return sampler(labels=labels, seeds=seeds).clone()
-
-    return autoregressive_infer_cfg
+    guidance, sampling, _ = settings(self)
+    seeds, labels = image_seeds(B, g_seed), labels_of(self, B, label_B, g_seed)
+    sampler = Sampler(wrap(self), guidance, cfg=cfg, top_k=top_k, top_p=top_p, smooth=more_smooth, **sampling)
+    return sampler(labels=labels, seeds=seeds)
