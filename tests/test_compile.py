@@ -161,3 +161,47 @@ def test_inductor_compiles_blocks_to_the_same_images() -> None:
     again.compile_blocks(fullgraph=True)
     call = {"labels": [1, 2], "seeds": [3, 4]}
     torch.testing.assert_close(Sampler(again)(**call), Sampler(model)(**call))
+
+
+X, U, ROWS = randn(2, 6, 11), randn(2, 6, 11, seed=1), {"seeds": SEEDS, "return_logprobs": True}
+# Every number that an op takes as a tensor too: the op's float outputs for a value in (0, 1).
+NUMBERS = {
+    "guide t": lambda s: ops.guide(X, U, t=1.5 * s),
+    "guide beta": lambda s: ops.guide(X, U, X, hw=(2, 3), prev_hw=(2, 3), beta=s),
+    "sample temperature": lambda s: ops.sample(X, temperature=s, **ROWS)[:2],
+    "sample top_p": lambda s: ops.sample(X, top_p=s, **ROWS)[:2],
+    "sample min_p": lambda s: ops.sample(X, min_p=s, **ROWS)[:2],
+    "guided_sample t": lambda s: ops.guided_sample(X, U, t=s, **ROWS)[:2],
+    "guided_sample top_p": lambda s: ops.guided_sample(X, U, top_p=s, **ROWS)[:2],
+    "gaussian_kde bandwidth": lambda s: ops.gaussian_kde(X, bandwidth=s),
+    "spectral_reweight beta": lambda s: ops.spectral_reweight(X, beta=s),
+    "spectral_reweight alpha": lambda s: ops.spectral_reweight(X, beta=0.1, alpha=s),
+}
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dynamic", (None, True))
+@pytest.mark.parametrize("name", NUMBERS)
+def test_a_number_neither_goes_stale_nor_makes_a_graph_a_value(name, dynamic, backend):
+    def function(s):
+        out = NUMBERS[name](s)
+        return *(
+            out if isinstance(out, tuple) else (out,)
+        ), X + s * 0.1  # a second use, which inductor took for the one
+
+    compiled = torch.compile(function, fullgraph=True, dynamic=dynamic, backend=backend)
+    for value in (0.25, 0.5, 0.875, 0.75):
+        assert_same(compiled(value)[:-1], function(value)[:-1])
+    assert counters["stats"]["unique_graphs"] <= 3
+
+
+def test_export_takes_a_grid_from_sizes():
+    class Module(torch.nn.Module):
+        def forward(self, maps):
+            grid = maps.shape[2:]
+            return ops.dse_prior(maps.flatten(2).mT, prev_hw=grid, hw=(2 * grid[0], 2 * grid[1]))
+
+    sizes = {2: torch.export.Dim("h", min=2, max=32), 3: torch.export.Dim("w", min=2, max=32)}
+    program = torch.export.export(Module(), (randn(2, 11, 3, 5),), dynamic_shapes=(sizes,), strict=False)
+    for shape in ((2, 11, 3, 5), (2, 11, 4, 7)):
+        assert_same(program.module()(randn(*shape)), Module()(randn(*shape)))

@@ -2,11 +2,14 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.fx.experimental.symbolic_shapes import has_static_value
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+INTEGERS: Any = (int, torch.SymInt)  # under torch.export a size is symbolic
 PRIORS = ("dse", "nearest", "bilinear", "bicubic", "mean")
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
 
@@ -51,9 +54,9 @@ def check_codebook(codebook: object, ids: Tensor, name: str) -> Tensor:
     return check_device("codebook", table, ids, name)
 
 
-def check_integer(name: str, value: object, low: int, high: float = 2**31 - 1) -> int:
+def check_integer(name: str, value: Any, low: int, high: float = 2**31 - 1) -> int:
     """An int in [low, high]."""
-    if isinstance(value, bool) or not isinstance(value, int):
+    if isinstance(value, bool) or not isinstance(value, INTEGERS):
         raise TypeError(f"{name} must be an int, got {type(value).__name__}")
     if not low <= value <= high:
         raise ValueError(f"{name} must lie in [{low}, {high}], got {value}")
@@ -68,6 +71,17 @@ def as_float(name: str, value: float) -> float:
         raise ValueError(f"{name} must lie within float64, got an int of {int(value).bit_length()} bits") from None
 
 
+def varying(value: float, device: torch.device) -> Tensor | None:
+    """A number that torch.compile keeps variable as a 0-dim float64 tensor; None for a plain number.
+
+    As an operator's argument such a number is baked into the graph: one graph a value, and in torch 2.13's inductor a
+    stale value where the same number is used elsewhere too. A product reaches the graph as arithmetic on tensors.
+    """
+    if not torch.compiler.is_compiling() or has_static_value(value):
+        return None
+    return torch.ones((), dtype=torch.float64, device=device) * value
+
+
 def check_number(name: str, value: object, low: float = -math.inf, high: float = math.inf) -> float:
     """A finite number in [low, high]."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -80,7 +94,7 @@ def check_number(name: str, value: object, low: float = -math.inf, high: float =
 
 def check_grid(name: str, value: object) -> tuple[int, int]:
     """Checks a pair of positive ints."""
-    if not isinstance(value, Sequence) or len(value) != 2 or not all(isinstance(n, int) for n in value):
+    if not isinstance(value, Sequence) or len(value) != 2 or not all(isinstance(n, INTEGERS) for n in value):
         raise TypeError(f"{name} must be a pair of ints (height, width), got {value!r}")
     if min(value) < 1:
         raise ValueError(f"{name} must be positive, got {tuple(value)}")
@@ -98,7 +112,7 @@ def check_prior(
     largest = (min(prev_hw[0], hw[0]), min(prev_hw[1], hw[1]))
     if cutoff is None:
         return largest
-    if not isinstance(cutoff, Sequence) or len(cutoff) != 2 or not all(isinstance(n, int) for n in cutoff):
+    if not isinstance(cutoff, Sequence) or len(cutoff) != 2 or not all(isinstance(n, INTEGERS) for n in cutoff):
         raise TypeError(f"cutoff must be a pair of ints or None, got {cutoff!r}")
     if min(cutoff) < 0 or cutoff[0] > largest[0] or cutoff[1] > largest[1]:
         raise ValueError(f"cutoff must lie between (0, 0) and {largest} for these grids, got {tuple(cutoff)}")
@@ -136,4 +150,6 @@ def scalar_argument(
     number = as_float(name, value)
     if not low <= number <= high:
         raise ValueError(f"{name} must lie in [{low}, {high}], got {value}")
+    if (tensor := varying(number, device)) is not None:
+        return 0.0, tensor
     return number, None

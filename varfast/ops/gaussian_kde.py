@@ -173,6 +173,8 @@ def _flat_bandwidth(bandwidth: object, lead: torch.Size, groups: int, rows: Tens
         raise TypeError(f"bandwidth must be a number, a tensor or a name, got {type(bandwidth).__name__}")
     if not 0 < _checks.as_float("bandwidth", bandwidth) < math.inf:
         raise ValueError(f"bandwidth must be positive and finite, got {bandwidth}")
+    if (tensor := _checks.varying(bandwidth, rows.device)) is not None:
+        return tensor.expand(groups)
     return torch.full((groups,), bandwidth, dtype=torch.float64, device=rows.device)
 
 

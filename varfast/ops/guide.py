@@ -45,6 +45,8 @@ def guidance_arguments(
         _checks.check_like("prev", prev, (batch, source[0] * source[1], channels), cond, "cond")
         block = _checks.check_prior(source, target, prior, interp, cutoff)
     guidance = _checks.scalar_argument("t", t, batch, cond.device, length=length)
+    if uncond is None:  # t is 0, also where it varies
+        guidance = (0.0, None)
     strength = _checks.scalar_argument("beta", beta, batch, cond.device, length=length)
     return cond, uncond, prev, source, target, *guidance, *strength, prior, interp, block
 
