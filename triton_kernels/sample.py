@@ -117,7 +117,7 @@ def _sample_tiles(logits, image_step, row_step, step_v, rows, length, vocab, see
 
 
 @triton.jit
-def _load_block(logits, block, step_v, vocab, BLOCK: tl.constexpr):
+def load_block(logits, block, step_v, vocab, BLOCK: tl.constexpr):
     token = block * BLOCK + tl.arange(0, BLOCK)
     x = tl.load(logits + token.to(tl.int64) * step_v, mask=token < vocab, other=float("-inf"))
     return x.to(tl.float32), token
@@ -128,7 +128,7 @@ def _long_mass(logits, step_v, vocab, largest, c, low, high, COUNT: tl.constexpr
     """Mass (or count) of the tokens with low <= key <= high of a row."""
     sums = tl.zeros((BLOCK,), tl.int64)
     for block in range(tl.cdiv(vocab, BLOCK)):
-        x, token = _load_block(logits, block, step_v, vocab, BLOCK)
+        x, token = load_block(logits, block, step_v, vocab, BLOCK)
         key = order_key(x)
         one = (token < vocab).to(tl.int64) if COUNT else weight_of((x - largest) * c).to(tl.int64)
         sums += tl.where((key >= low) & (key <= high), one, 0)
@@ -147,13 +147,43 @@ def _long_threshold(logits, step_v, vocab, largest, c, limit, low, high, COUNT: 
 
 
 @triton.jit
-def _long_weights(x, token, largest, c_filter, c_draw, least, threshold, greedy, first):
+def long_weights(x, token, largest, c_filter, c_draw, least, threshold, greedy, first):
     """(final weights as int64, kept) of a block."""
     weight = weight_of((x - largest) * c_filter)
     keep = (order_key(x) >= threshold) & (weight >= least) & (x > float("-inf"))
     keep = tl.where(greedy, token == first, keep)
     weight = weight_of((x - largest) * c_draw).to(tl.int64)
     return tl.where(keep, tl.where(greedy, 1, weight), 0), keep
+
+
+@triton.jit
+def long_row(logits, step_v, vocab, rule, top_k, BLOCK: tl.constexpr):
+    """(validity, the largest logit, the least key that top-k and top-p leave, the first of the largest if greedy)."""
+    c_filter, drop, greedy = rule[0], rule[2], rule[4]
+    largest = float("-inf")
+    wrong = 0
+    for block in range(tl.cdiv(vocab, BLOCK)):
+        x, token = load_block(logits, block, step_v, vocab, BLOCK)
+        bad = (x != x) | (x == float("inf"))
+        wrong += tl.sum(bad.to(tl.int32), axis=0)
+        largest = tl.maximum(largest, tl.max(tl.where(bad, float("-inf"), x), axis=0))
+    valid = (wrong == 0) & (largest > float("-inf"))
+    low = tl.full((), -2139095040, tl.int32)
+    first = vocab
+    if valid:
+        high = order_key(largest)
+        if (top_k > 0) & (top_k < vocab):
+            low = _long_threshold(logits, step_v, vocab, largest, c_filter, vocab - top_k, low, high, True, BLOCK)
+        if drop >= 0:
+            mass = _long_mass(logits, step_v, vocab, largest, c_filter, low, high, False, BLOCK)
+            low = _long_threshold(
+                logits, step_v, vocab, largest, c_filter, removable(drop, mass), low, high, False, BLOCK
+            )
+        if greedy:
+            for block in range(tl.cdiv(vocab, BLOCK)):
+                x, token = load_block(logits, block, step_v, vocab, BLOCK)
+                first = tl.minimum(first, tl.min(tl.where(x == largest, token, vocab), axis=0))
+    return valid, largest, low, first
 
 
 @triton.jit(do_not_specialize=CHANGING)
@@ -165,40 +195,19 @@ def _sample_long(logits, image_step, row_step, step_v, rows, length, vocab, seed
     row = tl.program_id(0).to(tl.int64)
     image, place, seed, position = locate(row, length, seeds, seed_step, positions, position_batch, position_row)
     logits += image * image_step + place * row_step
-    c_filter, c_draw, drop, least, greedy = load_rule(table, column, step, c_filter, c_draw, drop, least, image)
+    rule = load_rule(table, column, step, c_filter, c_draw, drop, least, image)
+    c_filter, c_draw, _, least, greedy = rule
 
-    largest = float("-inf")
-    wrong = 0
-    for block in range(tl.cdiv(vocab, BLOCK)):
-        x, _ = _load_block(logits, block, step_v, vocab, BLOCK)
-        bad = (x != x) | (x == float("inf"))
-        wrong += tl.sum(bad.to(tl.int32), axis=0)
-        largest = tl.maximum(largest, tl.max(tl.where(bad, float("-inf"), x), axis=0))
-    valid = (wrong == 0) & (largest > float("-inf"))
+    valid, largest, low, first = long_row(logits, step_v, vocab, rule, top_k, BLOCK)
     if valid:
-        low = tl.full((), -2139095040, tl.int32)
-        high = order_key(largest)
-        if (top_k > 0) & (top_k < vocab):
-            low = _long_threshold(logits, step_v, vocab, largest, c_filter, vocab - top_k, low, high, True, BLOCK)
-        if drop >= 0:
-            mass = _long_mass(logits, step_v, vocab, largest, c_filter, low, high, False, BLOCK)
-            low = _long_threshold(
-                logits, step_v, vocab, largest, c_filter, removable(drop, mass), low, high, False, BLOCK
-            )
-        first = vocab
-        if greedy:
-            for block in range(tl.cdiv(vocab, BLOCK)):
-                x, token = _load_block(logits, block, step_v, vocab, BLOCK)
-                first = tl.minimum(first, tl.min(tl.where(x == largest, token, vocab), axis=0))
-
         # The mass of each block in one tile, so that a draw reads a single block of the row.
         of_block = tl.arange(0, BLOCKS)
         masses = tl.zeros((BLOCKS,), tl.int64)
         count = 0
         weighted_log = tl.zeros((BLOCK,), tl.float64)
         for block in range(tl.cdiv(vocab, BLOCK)):
-            x, token = _load_block(logits, block, step_v, vocab, BLOCK)
-            weight, keep = _long_weights(x, token, largest, c_filter, c_draw, least, low, greedy, first)
+            x, token = load_block(logits, block, step_v, vocab, BLOCK)
+            weight, keep = long_weights(x, token, largest, c_filter, c_draw, least, low, greedy, first)
             masses = tl.where(of_block == block, tl.sum(weight, axis=0), masses)
             count += tl.sum(keep.to(tl.int32), axis=0)
             if logprobs is not None:
@@ -210,8 +219,8 @@ def _sample_long(logits, image_step, row_step, step_v, rows, length, vocab, seed
             u = random_below(total, seed, position, s, stream, purpose)
             block = tl.sum((running_masses <= u).to(tl.int32), axis=0)
             before = tl.sum(tl.where(of_block < block, masses, 0), axis=0)
-            x, token = _load_block(logits, block, step_v, vocab, BLOCK)
-            weight, keep = _long_weights(x, token, largest, c_filter, c_draw, least, low, greedy, first)
+            x, token = load_block(logits, block, step_v, vocab, BLOCK)
+            weight, keep = long_weights(x, token, largest, c_filter, c_draw, least, low, greedy, first)
             drawn = block * BLOCK + tl.sum((before + tl.cumsum(weight, axis=0) <= u).to(tl.int32), axis=0)
             tl.store(ids + row * draws + s, drawn.to(tl.int64))
             if logprobs is not None:

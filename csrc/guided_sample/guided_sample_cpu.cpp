@@ -98,7 +98,7 @@ void sample_band(const GuidedSampleTask& task, const GuidedBand& band, int64_t b
   while (begin < end) {  // an image at a time
     const int64_t index = begin / positions, image = band.image + index;
     const int64_t stop = end < (index + 1) * positions ? end : (index + 1) * positions;
-    const RowRule rule = row_rule(task.draw, image);
+    const RowRule rule = row_rule(task.draw.rule, image);
     for (; begin < stop; ++begin) {
       const int64_t position = patch.position(plan, static_cast<int>(begin - index * positions));
       sample_position(task, rule, image, position, band.guided + begin * stride, scratch);
@@ -111,7 +111,7 @@ void guided_sample_plain(const GuidedSampleTask& task, int64_t begin, int64_t en
   float* work = scratch + guided_stride(task.guide.channels);
   while (begin < end) {
     const int64_t image = begin / length, stop = end < (image + 1) * length ? end : (image + 1) * length;
-    const RowRule rule = row_rule(task.draw, image);
+    const RowRule rule = row_rule(task.draw.rule, image);
     for (; begin < stop; ++begin) {
       const int64_t position = begin - image * length;
       VF_FOR_DTYPE(task.guide.dtype, T, {

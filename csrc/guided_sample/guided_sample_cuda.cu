@@ -116,7 +116,7 @@ VF_DEVICE void sample_rows(const GuidedSampleTask& op, int image, const Share& b
   const int me = cluster_rank(), mine = (block_share().positions() - me + rows.blocks - 1) / rows.blocks;
   const int groups = static_cast<int>(op.groups), count = mine * groups;
   const int vocab = static_cast<int>(op.guide.channels / groups);
-  const RowRule rule = row_rule(op.draw, image);
+  const RowRule rule = row_rule(op.draw.rule, image);
   const auto row = [&](int i) {
     return GuidedRow{rows.data, rows.piece(i / groups * rows.blocks) + i % groups * vocab, vocab};
   };

@@ -8,6 +8,13 @@
 
 namespace varfast {
 
+// How a row is filtered, as the call says it.
+struct RuleArgs {
+  ScalarView temperature, top_p, min_p;
+  bool temperature_last;
+  int64_t top_k;
+};
+
 struct DrawArgs {
   int64_t rows;  // per image
   int64_t vocab;
@@ -16,9 +23,8 @@ struct DrawArgs {
   const int64_t* positions;  // null: 0, 1, 2, ...
   int64_t position_batch, position_row;
   uint32_t stream, purpose;
-  ScalarView temperature, top_p, min_p;
-  bool temperature_last;
-  int64_t top_k, draws;
+  RuleArgs rule;
+  int64_t draws;
   int64_t* ids;     // (B, rows, S)
   float* logprobs;  // (B, rows, S), or null with the two below
   int32_t* kept;    // (B, rows)
@@ -35,7 +41,7 @@ VF_HD float inverse_temperature(double temperature) {
   return c < 3.4028234663852886e38 ? static_cast<float>(c) : 3.4028234663852886e38f;
 }
 
-VF_HD RowRule row_rule(const DrawArgs& args, int64_t image) {
+VF_HD RowRule row_rule(const RuleArgs& args, int64_t image) {
   const double temperature = value_at(args.temperature, image, 0);
   const double p = value_at(args.top_p, image, 0), min_p = value_at(args.min_p, image, 0);
   const float c = inverse_temperature(temperature);

@@ -16,6 +16,8 @@ constexpr int kBins = 128;
 
 // 64 KiB as float32: three blocks an SM on sm_90, one on sm_120 (99 KiB).
 constexpr int64_t kRowOnChip = 16384;
+// Up to here a warp takes a row: 8 rows of a block are 16 KiB.
+constexpr int64_t kWarpRow = 512;
 // A row of logits as float32, wherever it lies.
 template <class T, bool kOnChip>
 struct InputRow {

@@ -17,7 +17,8 @@ void sample_rows(const SampleTask& task, int64_t begin, int64_t end, uint32_t* s
     const int64_t image = at / args.rows, row = at % args.rows;
     const T* logits = static_cast<const T*>(task.logits) + image * task.batch_stride + row * task.row_stride;
     const RowScan scan = scan_row(logits, args.vocab, floats);
-    sample_row(float_row(logits, floats), args.vocab, scan, row_rule(args, image), row_draw(args, image, row), work);
+    sample_row(float_row(logits, floats), args.vocab, scan, row_rule(args.rule, image), row_draw(args, image, row),
+               work);
   }
 }
 
@@ -36,7 +37,7 @@ void sample_pair_rows(const SampleTask& task, int64_t begin, int64_t end) {
       pairs[2 * i] = to_float(logits[i * task.row_stride]);
       pairs[2 * i + 1] = to_float(logits[i * task.row_stride + 1]);
     }
-    sample_pairs(pairs, n, row_rule(args, image), args, image, row);
+    sample_pairs(pairs, n, row_rule(args.rule, image), args, image, row);
     at += n;
   }
 }

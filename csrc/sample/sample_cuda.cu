@@ -6,9 +6,6 @@
 
 VF_BEGIN
 
-// Up to here a warp takes a row: 8 rows of a block are 16 KiB.
-constexpr int64_t kWarpRow = 512;
-
 template <class T>
 VF_DEVICE view<const T> input_row(const SampleTask& task, int64_t image, int64_t place, int64_t count) {
   return {static_cast<const T*>(task.logits) + image * task.batch_stride + place * task.row_stride, count};
@@ -26,7 +23,7 @@ VF_KERNEL sample_kernel(SampleTask task, int64_t count) {
   const InputRow<T, kOnChip> row{input_row<T>(task, image, place, args.vocab), shared, team.index() * args.vocab,
                                  args.vocab};
   row.fetch(team);
-  sample_row(team, row, row_rule(args, image), row_draw(args, image, place), PackRoom{shared, 0, 0});
+  sample_row(team, row, row_rule(args.rule, image), row_draw(args, image, place), PackRoom{shared, 0, 0});
 }
 
 template <class T>
@@ -37,7 +34,7 @@ VF_KERNEL sample_pairs_kernel(SampleTask task, int64_t count) {
   const int64_t image = at / args.rows, place = at % args.rows;
   const view<const T> row = input_row<T>(task, image, place, 2);
   const float pair[2] = {to_float(T(row[0])), to_float(T(row[1]))};
-  sample_pairs(pair, 1, row_rule(args, image), args, image, place);
+  sample_pairs(pair, 1, row_rule(args.rule, image), args, image, place);
 }
 
 // Samples `rows` rows; returns an error text, or null.

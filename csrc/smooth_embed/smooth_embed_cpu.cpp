@@ -40,7 +40,7 @@ void smooth_rows(const SmoothTask& task, int64_t begin, int64_t end, uint32_t* s
       continue;
     }
     const RowDraw key = row_draw(args, image, l);
-    const RowTokens tokens = tokens_in_play(float_row(logits, floats), vocab, scan, row_rule(args, image), work);
+    const RowTokens tokens = tokens_in_play(float_row(logits, floats), vocab, scan, row_rule(args.rule, image), work);
     const float* recorded =
         task.noise == nullptr ? nullptr : task.noise + image * task.noise_batch + l * task.noise_row;
     row_noise(tokens, key, recorded, noise);

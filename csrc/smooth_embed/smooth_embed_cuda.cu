@@ -97,7 +97,7 @@ VF_KERNEL smooth_embed_kernel(SmoothTask task) {
     return;
   }
   const RowDraw key = row_draw(args, image, place);
-  RowWeights weights{scan.high, scan.low, row_rule(args, image)};
+  RowWeights weights{scan.high, scan.low, row_rule(args.rule, image)};
   weights.threshold = top_k_threshold(team, row, weights);
   weights.threshold = top_p_threshold(team, row, weights);
   const float* recorded =

@@ -14,10 +14,10 @@ int main(int, char** argv) {
   task.dtype = static_cast<varfast::Dtype>(files.read<int64_t>());
   args.stream = static_cast<uint32_t>(files.read<int64_t>());
   args.purpose = varfast::device::kPurposeNoise;
-  args.top_k = files.read<int64_t>();
+  args.rule.top_k = files.read<int64_t>();
   const bool recorded = files.read<int64_t>() != 0;
-  args.temperature.value = 1.0;
-  args.top_p.value = files.read<double>();
+  args.rule.temperature.value = 1.0;
+  args.rule.top_p.value = files.read<double>();
   task.rule.ratio = files.read<double>();
   task.rule.tau = files.read<double>();
   const int64_t rows = batch * args.rows, width = task.dtype == varfast::Dtype::f32 ? 4 : 2;

@@ -1,6 +1,7 @@
 """The ops: public functions with checks; each calls a torch custom op of the same name in the namespace `varfast`."""
 
 from varfast.ops.dse_prior import dse_prior
+from varfast.ops.filter_logits import filter_logits
 from varfast.ops.gaussian_kde import gaussian_kde
 from varfast.ops.guide import guide
 from varfast.ops.guided_sample import guided_sample
@@ -11,6 +12,7 @@ from varfast.ops.spectral_reweight import spectral_reweight
 
 __all__ = [
     "dse_prior",
+    "filter_logits",
     "gaussian_kde",
     "guide",
     "guided_sample",

@@ -56,6 +56,25 @@ def check_positions(positions: object, batch: int, rows: int, model: Tensor, mod
     return _checks.check_device("positions", positions, model, model_name)
 
 
+def filter_arguments(
+    batch: int,
+    device: torch.device,
+    temperature: float | Tensor,
+    temperature_last: bool,
+    top_k: int,
+    top_p: float | Tensor,
+    min_p: float | Tensor,
+) -> tuple:
+    """Checks them and lays them out as the schemas do: every number-or-tensor becomes two arguments."""
+    return (
+        *_checks.scalar_argument("temperature", temperature, batch, device, low=0.0),
+        bool(temperature_last),
+        _checks.check_integer("top_k", top_k, 0),
+        *_checks.scalar_argument("top_p", top_p, batch, device, low=0.0, high=1.0),
+        *_checks.scalar_argument("min_p", min_p, batch, device, low=0.0, high=1.0),
+    )
+
+
 def sampling_arguments(
     batch: int,
     device: torch.device,
@@ -68,18 +87,11 @@ def sampling_arguments(
     min_p: float | Tensor,
     draws: int,
 ) -> tuple:
-    """Checks them and lays them out as the schemas do: every number-or-tensor becomes two arguments."""
-    temp = _checks.scalar_argument("temperature", temperature, batch, device, low=0.0)
-    nucleus = _checks.scalar_argument("top_p", top_p, batch, device, low=0.0, high=1.0)
-    floor = _checks.scalar_argument("min_p", min_p, batch, device, low=0.0, high=1.0)
+    """Checks them and lays them out as the schemas do."""
     return (
         _checks.check_integer("stream", stream, 0),
         _checks.check_integer("purpose", purpose, 0),
-        *temp,
-        bool(temperature_last),
-        _checks.check_integer("top_k", top_k, 0),
-        *nucleus,
-        *floor,
+        *filter_arguments(batch, device, temperature, temperature_last, top_k, top_p, min_p),
         _checks.check_integer("draws", draws, 1),
     )
 

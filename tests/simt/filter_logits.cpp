@@ -1,0 +1,31 @@
+// The CUDA kernel of filter_logits, emulated: reads a call from a file and writes what the filters leave.
+#include "files.h"
+#include "filter_logits/filter_logits_cuda.cu"
+
+int main(int, char** argv) {
+  Files files(argv[1], argv[2]);
+  varfast::FilterTask task{};
+  varfast::simt::seed = files.read<uint64_t>();
+  const int threads = static_cast<int>(files.read<int64_t>());
+  const int64_t batch = files.read<int64_t>();
+  task.rows = files.read<int64_t>();
+  task.vocab = files.read<int64_t>();
+  task.dtype = static_cast<varfast::Dtype>(files.read<int64_t>());
+  task.rule.temperature_last = files.read<int64_t>() != 0;
+  task.rule.top_k = files.read<int64_t>();
+  task.probs = files.read<int64_t>() != 0;
+  task.rule.top_p.value = files.read<double>();
+  task.rule.min_p.value = files.read<double>();
+  const std::vector<double> temperature = files.read<double>(batch);
+  task.rule.temperature = {temperature.data(), 1, 0, 0.0};
+  const int64_t numbers = batch * task.rows * task.vocab;
+  const std::vector<char> logits = files.read<char>(numbers * (task.dtype == varfast::Dtype::f32 ? 4 : 2));
+  task.logits = logits.data();
+  task.batch_stride = task.rows * task.vocab;
+  task.row_stride = task.vocab;
+  std::vector<float> out(numbers);
+  task.out = out.data();
+  VF_FOR_DTYPE(task.dtype, T,
+               check(varfast::device::launch_filter_logits<T>(task, batch * task.rows, threads, nullptr)));
+  files.write(out);
+}

@@ -1,0 +1,52 @@
+"""filter_logits: temperature, top-k, top-p and min-p, without a draw and without a sort."""
+
+import torch
+from torch import Tensor
+
+from varfast import _library
+from varfast.ops import _checks, _rows
+from varfast.reference.filter_logits import filter_logits as _reference
+
+
+def filter_logits(
+    logits: Tensor,
+    *,
+    temperature: float | Tensor = 1.0,
+    temperature_last: bool = False,
+    top_k: int = 0,
+    top_p: float | Tensor = 0.0,
+    min_p: float | Tensor = 0.0,
+    probs: bool = False,
+) -> Tensor:
+    """What the filters of `sample` leave of logits: the logits, or the distribution that `sample` draws from.
+
+    Args:
+        logits: (B, L, V), float32, float16 or bfloat16; any strides. -inf excludes a token.
+        temperature, temperature_last, top_k, top_p, min_p: as in `sample`. The temperature decides with top-p and
+            min-p which tokens stay; logits are returned undivided.
+        probs: return probabilities instead of logits.
+
+    Returns:
+        (B, L, V) float32. Logits: -inf in place of each token that goes; a row that is not valid (no finite logit, or
+        a NaN or +inf) comes back as it is. Probabilities: 0 for each token that goes, NaN in a row that is not valid.
+
+    Raises:
+        TypeError: a wrong dtype or type. ValueError: a wrong shape or a number out of range.
+
+    Notes:
+        The kept tokens are exactly those of `sample`. A probability is the token's integer weight (DESIGN 3.3) over
+        the sum of the kept ones, in float64, rounded once: the same bits on every backend. Not differentiable.
+    """
+    logits = _checks.check_tensor("logits", logits, "B, L, V")
+    _rows.check_vocabulary("logits", logits)
+    filters = _rows.filter_arguments(logits.shape[0], logits.device, temperature, temperature_last, top_k, top_p, min_p)
+    return torch.ops.varfast.filter_logits(logits, *filters, bool(probs))
+
+
+@torch.library.register_fake("varfast::filter_logits")
+def _fake(logits: Tensor, *rest: object) -> Tensor:
+    return logits.new_empty(logits.shape, dtype=torch.float32)
+
+
+_library.register_reference("filter_logits", _reference)
+_library.register_triton("filter_logits")
