@@ -46,6 +46,10 @@ def _sample(vocab: int, dtype: torch.dtype) -> Callable[[int], Arguments]:
     return lambda seed: (maps(seed, 2, 9, vocab, dtype=dtype), seeds(seed, 2), torch.arange(9) * 3, 4, 0, *SAMPLING)
 
 
+def _filter(vocab: int, dtype: torch.dtype, probs: bool) -> Callable[[int], Arguments]:
+    return lambda seed: (maps(seed, 2, 9, vocab, dtype=dtype), *SAMPLING[:-2], probs)
+
+
 def _adversarial(seed: int) -> Arguments:
     g = torch.Generator().manual_seed(seed)
     rows = torch.stack([make(70, g) for make in ADVERSARIAL.values()])[None]
@@ -126,6 +130,7 @@ F32, F16, BF16 = TOLERANCE
 CASES: dict[str, Case] = {"sample-adversarial": Case("sample", _adversarial, True, (1, 3))}
 for _vocab, _dtype in ((2, F32), (31, BF16), (1000, F16), (4096, F32), (16385, F32)):
     CASES[f"sample-{_vocab}"] = Case("sample", _sample(_vocab, _dtype), True, (1, 3))
+    CASES[f"filter_logits-{_vocab}"] = Case("filter_logits", _filter(_vocab, _dtype, _vocab % 2 == 1), True)
 for _index, _grids in enumerate(GRIDS):
     CASES[f"dse_prior-{_index}"] = Case("dse_prior", _prior(_grids, (F32, F16, BF16)[_index % 3]), True)
 CASES["guide-cfg"] = Case("guide", _guide(None, F32, 37), True)

@@ -13,8 +13,7 @@ from tiny import tiny_var
 from torch import Tensor
 
 from varfast import CFG, SSG, DiverseVAR, Sampler, VARScaling, ops
-from varfast.guidance._distribution import filtered_distribution
-from varfast.guidance._shrinking import draw_shrinking, narrowed
+from varfast.guidance._shrinking import draw_shrinking
 from varfast.models import VAR
 from varfast.ops._rows import SampleOutput
 from varfast.protocol import Recipe, Step
@@ -133,10 +132,10 @@ def test_a_temperature_after_the_filters_shrinks_and_weighs_alike() -> None:
     settings: dict[str, Any] = {"temperature": 4.0, "temperature_last": True, "top_p": 0.8}
     output = cast(SampleOutput, ops.sample(logits, steps(2)[1].seeds, return_logprobs=True, **settings))
     recipe = Recipe(**settings)
-    distribution = filtered_distribution(logits, recipe)
+    distribution = ops.filter_logits(logits, probs=True, **recipe.filters)
     assert output.kept is not None and torch.equal((distribution > 0).sum(-1, dtype=torch.int32), output.kept)
     torch.testing.assert_close(distribution.gather(2, output.ids).log(), output.logprobs)
-    assert torch.equal(narrowed(logits, recipe) > -torch.inf, distribution > 0)
+    assert torch.equal(ops.filter_logits(logits, **recipe.filters) > -torch.inf, distribution > 0)
     ids = draw_shrinking(logits, steps(2)[1], replace(recipe, draws=3, shrinking=True))
     drawn = ops.sample(logits, steps(2)[1].seeds, stream=1, purpose=4, **settings)
     assert torch.equal(ids[..., :1], drawn)
@@ -219,7 +218,7 @@ def test_scores_approach_the_exact_density(model: VAR) -> None:
     step = Step(1, 4, (1, length), (1, 1), torch.arange(2), torch.randn(vocab, dims))
     recipe = Recipe(top_k=20, top_p=0.95, draws=4000)
     logits = 2 * torch.randn(2, length, vocab)
-    p = filtered_distribution(logits, recipe)
+    p = ops.filter_logits(logits, probs=True, **recipe.filters)
     torch.testing.assert_close(p.sum(-1), torch.ones(2, length))
     kept = cast(Any, ops.sample(logits, step.seeds, top_k=20, top_p=0.95, return_logprobs=True)).kept
     assert torch.equal((p > 0).sum(-1), kept.long())
@@ -249,7 +248,7 @@ def test_a_nucleus_shrinks_as_in_the_released_code(top_k: int, top_p: float) -> 
     clear = torch.ones(logits.shape[:2], dtype=torch.bool)  # rows without a decision that hangs on rounding so far
     for n in range(20):
         clear &= ~golden[f"amb_before_call.{name}"][n].bool().any(-1)
-        logits = narrowed(logits, Recipe(top_k=top_k, top_p=float(top_p)))
+        logits = ops.filter_logits(logits, top_k=top_k, top_p=float(top_p))
         assert torch.equal((logits > -torch.inf)[clear], golden[f"kept_after_call.{name}"][n].bool()[clear])
     assert clear.any()
 

@@ -34,6 +34,7 @@ def calls() -> dict[str, partial]:
     search = {"min_distance": 6e-40, "alpha": 1.4, "return_reps": True}
     made = {
         "sample": partial(ops.sample, low, **drawn, top_p=0.9),
+        "filter_logits": partial(ops.filter_logits, low, top_p=0.9, probs=True),
         "sample of two": partial(ops.sample, pair, **drawn),
         "sample, plain numbers": partial(ops.sample, randn(6, 7, 101), SEEDS, top_p=0.9, return_logprobs=True),
         "sample, bfloat16": partial(ops.sample, tiny(6, 7, 37, dtype=torch.bfloat16), **drawn),

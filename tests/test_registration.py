@@ -12,7 +12,16 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_map
 
 from varfast import ops
-from varfast.reference import dse_prior, gaussian_kde, guide, guided_sample, sample, select_candidate, smooth_embed
+from varfast.reference import (
+    dse_prior,
+    filter_logits,
+    gaussian_kde,
+    guide,
+    guided_sample,
+    sample,
+    select_candidate,
+    smooth_embed,
+)
 from varfast.reference import spectral_reweight as spectral
 
 SEEDS = torch.tensor([3, -7])
@@ -43,6 +52,10 @@ CALLS = {
             (maps(11), maps(11) + 1, maps(11, 6), *GRIDS, 1.5, None, -3.0, None, *PRIOR),
             (maps(11), maps(11) + 1, None, *GRIDS, 0.0, HALF, 0.0, -2 * HALF, *PRIOR),
         ],
+    ),
+    "filter_logits": (
+        filter_logits.filter_logits,
+        [(maps(13), *FILTERS, True), (maps(13), 0.0, HALF, False, 0, 0.0, HALF / 2, 0.1, None, True)],
     ),
     "sample": (
         sample.sample,

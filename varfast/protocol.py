@@ -81,6 +81,12 @@ class Recipe:
     ratio: float | None = None  # of smooth mode; None: the step's progress
     distribution: bool = False  # give `select` the filtered distribution (B, L, V) as a third argument
 
+    @property
+    def filters(self) -> dict[str, Any]:
+        """What `varfast.ops.sample` and `varfast.ops.filter_logits` filter by, as their arguments."""
+        names = ("temperature", "temperature_last", "top_k", "top_p", "min_p")
+        return {name: getattr(self, name) for name in names}
+
 
 class Model(Protocol):
     """A next-scale generator. Rows are 2B (conditional first) with an unconditional half, else B."""

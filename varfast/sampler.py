@@ -12,7 +12,6 @@ from torch import Tensor
 from varfast import _cost, ops
 from varfast._arguments import check_smooth, int64, per_scale
 from varfast.guidance import CFG
-from varfast.guidance._distribution import filtered_distribution
 from varfast.guidance._shrinking import draw_shrinking
 from varfast.ops._checks import check_integer, check_number
 from varfast.ops._rows import SampleOutput
@@ -218,7 +217,7 @@ class Sampler:
             mixture = ops.smooth_embed(logits, step.codebook.to(logits.dtype), step.seeds, ratio=ratio, **filters)
             return _Drawn(mixture, following)
         rows = logits.unflatten(2, (groups, -1)).flatten(1, 2)
-        distribution = filtered_distribution(rows, recipe) if recipe.distribution else None
+        distribution = ops.filter_logits(rows, probs=True, **recipe.filters) if recipe.distribution else None
         if recipe.shrinking:
             return _Drawn(_by_token(draw_shrinking(rows, step, recipe), step), following, None, distribution)
         output = ops.sample(rows, step.seeds, **draw)
@@ -273,8 +272,7 @@ class Sampler:
 
 def _draw_arguments(step: Step, recipe: Recipe) -> dict[str, Any]:
     """What `ops.sample` and `ops.guided_sample` take from a recipe for the draw itself."""
-    names = ("temperature", "temperature_last", "top_k", "top_p", "min_p", "draws")
-    return {"stream": step.index} | {name: getattr(recipe, name) for name in names}
+    return {"stream": step.index, "draws": recipe.draws, **recipe.filters}
 
 
 def _by_token(ids: Tensor, step: Step) -> Tensor:

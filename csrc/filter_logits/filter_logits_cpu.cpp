@@ -30,6 +30,7 @@ void filter_tasks(const FilterTask& task, int64_t begin, int64_t end, uint32_t* 
 VF_END
 
 #ifdef VF_REGISTER
+#  include "common/entry.h"
 #  include "common/scratch.h"
 #  include "filter_logits/filter_setup.h"
 
@@ -45,7 +46,7 @@ Tensor filter_logits(const Tensor& logits, double temperature, OptTensor tempera
   const int64_t words = portable::row_scratch_words(task.vocab) + task.vocab + 2 * portable::kWeightChunk;
   // As in sample: a row of 4096 takes about 5 us; smaller rows go together.
   const int64_t grain = task.vocab >= 2048 ? 1 : 2048 / task.vocab;
-  torch::stable::parallel_for(0, setup.logits.batch * task.rows, grain, [&](int64_t begin, int64_t end) {
+  parallel_for(0, setup.logits.batch * task.rows, grain, [&](int64_t begin, int64_t end) {
     VF_DISPATCH(filter_tasks, task, begin, end, thread_scratch<uint32_t>(words));
   });
   return setup.out;
@@ -59,5 +60,5 @@ STABLE_TORCH_LIBRARY_FRAGMENT(varfast, m) {
       "filter_logits(Tensor logits, float temperature, Tensor? temperature_tensor, bool temperature_last, int top_k, "
       "float top_p, Tensor? top_p_tensor, float min_p, Tensor? min_p_tensor, bool probs) -> Tensor");
 }
-STABLE_TORCH_LIBRARY_IMPL(varfast, CPU, m) { m.impl("filter_logits", TORCH_BOX(&varfast::filter_logits)); }
+STABLE_TORCH_LIBRARY_IMPL(varfast, CPU, m) { VF_IMPL(m, filter_logits, varfast::filter_logits); }
 #endif

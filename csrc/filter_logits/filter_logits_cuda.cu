@@ -70,6 +70,7 @@ VF_END
 
 #ifdef VF_REGISTER
 #  include "common/cuda_stable.h"
+#  include "common/entry.h"
 #  include "filter_logits/filter_setup.h"
 
 namespace varfast {
@@ -92,5 +93,5 @@ Tensor filter_logits_cuda(const Tensor& logits, double temperature, OptTensor te
 }  // namespace
 }  // namespace varfast
 
-STABLE_TORCH_LIBRARY_IMPL(varfast, CUDA, m) { m.impl("filter_logits", TORCH_BOX(&varfast::filter_logits_cuda)); }
+STABLE_TORCH_LIBRARY_IMPL(varfast, CUDA, m) { VF_IMPL(m, filter_logits, varfast::filter_logits_cuda); }
 #endif
