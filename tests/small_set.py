@@ -7,7 +7,8 @@ from device_cases import CASES, expected, hold, move
 
 DONE = "small set: done"
 NAMES = (
-    "sample-adversarial", "filter_logits-31", "dse_prior-2", "guide-cfg", "guide-4", "guided_sample-0", "guided_sample-1", "smooth_embed-1",
+    "sample-adversarial", "filter_logits-31",
+    "dse_prior-2", "guide-cfg", "guide-4", "guided_sample-0", "guided_sample-1", "smooth_embed-1",
     "gaussian_kde-floats-32", "gaussian_kde-bits-45-log", "gaussian_kde-ids-8", "sigma-floats-32", "select-var-50",
     "select-infinity-3000", "spectral-4x64", "spectral-70x33",
 )  # fmt: skip
