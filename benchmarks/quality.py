@@ -18,8 +18,8 @@ import typer
 from varfast import DiverseVAR, Sampler, VARScaling
 from varfast._console import progress
 from varfast.cli import _models
-from varfast.metrics.judge import Judge
-from varfast.metrics.report import Experiment, Report, Setting
+from varfast.builtin.judge import Judge
+from varfast.evaluation.report import Experiment, Report, Setting
 from varfast.models import load
 
 matplotlib.use("Agg")

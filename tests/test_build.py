@@ -115,8 +115,8 @@ def test_the_wheel_holds_libraries_weights_types_and_triton_kernels(tmp_path):
     assert {"varfast/_varfast_cpu.so", "varfast/py.typed", "varfast/triton_kernels/sample.py"} <= names
     info = f"varfast/_info{sysconfig.get_config_var('EXT_SUFFIX')}"
     assert {name for name in names if name.endswith(".so")} == {"varfast/_varfast_cpu.so", info}
-    shipped = {path.name for path in (ROOT / "varfast" / "weights").glob("*.safetensors")}
-    assert {f"varfast/weights/{name}" for name in shipped} <= names
+    shipped = {path.name for path in (ROOT / "varfast" / "builtin" / "weights").glob("*.safetensors")}
+    assert {f"varfast/builtin/weights/{name}" for name in shipped} <= names
     assert not [name for name in names if name.split("/")[0] not in ("varfast",) and ".dist-info" not in name]
 
 

@@ -15,7 +15,7 @@ from tiny import ROWS_ALIKE, tiny_var
 from varfast import _files, cli
 from varfast.cli import _manifest
 from varfast.models.checkpoint import write_metadata
-from varfast.training import export_builtin
+from varfast.builtin.training import export_builtin
 
 Run = Callable[..., tuple[int, str]]
 WORDS = ("--classes", "0,8", "-n", 2)

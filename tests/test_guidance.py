@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -12,6 +13,7 @@ from safetensors.torch import load_file
 from tiny import tiny_var
 from torch import Tensor
 
+import varfast
 from varfast import CFG, SSG, DiverseVAR, Sampler, VARScaling, ops
 from varfast.guidance._shrinking import draw_shrinking
 from varfast.models import VAR
@@ -109,11 +111,34 @@ def test_a_larger_alpha_visits_in_random_order() -> None:
 
 def test_calibrate_measures_ratios_and_distances(model: VAR) -> None:
     labels, seeds = [i % 10 for i in range(20)], list(range(20))
-    found = VARScaling.calibrate(model, labels=labels, seeds=seeds, scale=1, candidates=10, cfg=1.0, guidance=[SSG()])
+    scaling = VARScaling(scales=1, candidates=10)
+    found = varfast.calibrate(model, scaling, labels, seeds, cfg=1.0, guidance=[SSG()])
     assert found.ratios.shape == (20,) and found.distances.shape == (20, 45)
     assert (found.ratios >= 1).all() and found.ratios.min() <= found.alpha <= found.ratios.max()
     assert found.distances.min() <= found.min_distance <= found.distances.median()
-    VARScaling(alpha=found.alpha, min_distance=found.min_distance)
+    replace(scaling, alpha=found.alpha, min_distance=found.min_distance)
+
+
+def test_calibrate_measures_the_object_that_it_is_given(model: VAR) -> None:
+    labels, seeds = [1, 2], [3, 4]
+    narrow, wide, exact = (
+        varfast.calibrate(model, VARScaling(scales=1, candidates=8, **options), labels, seeds)
+        for options in ({"bandwidth": 0.1}, {"bandwidth": 50.0}, {"bandwidth": 1.0, "density": "exact"})
+    )
+    assert (narrow.ratios > wide.ratios).all() and torch.equal(narrow.distances, wide.distances)
+    assert not torch.equal(exact.ratios, narrow.ratios)
+    with pytest.raises(ValueError, match="one scale"):
+        varfast.calibrate(model, VARScaling(scales=(1, 2)), labels, seeds)
+    with pytest.raises(TypeError, match="VARScaling"):
+        varfast.calibrate(model, SSG(), labels, seeds)  # type: ignore[arg-type]
+
+
+def test_calibrating_thousands_of_candidates_takes_no_more_memory_than_their_distances(model: VAR) -> None:
+    """The differences of all pairs at once would be 0.9 GB for this tiny map, and 21 GB for Infinity's."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    found = varfast.calibrate(model, VARScaling(scales=1, candidates=3000), [1], [3])
+    assert found.distances.shape == (1, 3000 * 2999 // 2)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 400 * 1024  # KiB
 
 
 def test_a_shrinking_nucleus_shrinks() -> None:

@@ -21,11 +21,12 @@ MAY_IMPORT = {
     "ops": {"reference", "triton_kernels"},
     "reference": set(),
     "triton_kernels": {"reference"},
-    "guidance": {"ops", "protocol", "reference", "sampler"},
+    "guidance": {"ops", "protocol"},
     "models": set(),
     "hosts": {"guidance", "models", "protocol", "sampler"},
-    "metrics": {"models", "protocol", "training", "Sampler"},
-    "training": {"models", "metrics", "sampler"},
+    "metrics": set(),
+    "builtin": {"metrics", "models", "sampler"},
+    "evaluation": {"Sampler", "builtin", "metrics", "models", "protocol"},
 }
 LIMITS = {
     "csrc/*/*": 400,

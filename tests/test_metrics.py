@@ -13,10 +13,10 @@ from torch import Tensor
 
 from varfast import SSG, DiverseVAR, Sampler, VARScaling
 from varfast.metrics.frechet import frechet_distance
-from varfast.metrics.judge import within_class_variance
+from varfast.builtin.judge import within_class_variance
 from varfast.metrics.prdc import prdc, radii
-from varfast.metrics.report import Experiment, Report
-from varfast.metrics.sharing import Sharing
+from varfast.evaluation.report import Experiment, Report
+from varfast.evaluation.sharing import Sharing
 
 
 def cloud(count: int, width: int = 6, seed: int = 0, shift: float = 0.0) -> Tensor:

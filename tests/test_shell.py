@@ -23,8 +23,8 @@ import varfast
 from varfast import _console, cli, models, ops
 from varfast.cli import _options
 from varfast.metrics import inception
-from varfast.metrics.data import find_folder, read_idx
-from varfast.training import export_builtin
+from varfast.builtin.data import find_folder, read_idx
+from varfast.builtin.training import export_builtin
 
 PACKAGE = Path(varfast.__file__).parent
 
@@ -146,7 +146,7 @@ def test_ascii_where_stdout_takes_no_more(monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_table_is_written_whole_in_an_ascii_locale(tmp_path: Path) -> None:
     program = (
         "import sys, types\nfrom pathlib import Path\nfrom varfast._console import forgive_streams\n"
-        "from varfast.metrics.report import Report\nforgive_streams()\n"
+        "from varfast.evaluation.report import Report\nforgive_streams()\n"
         "judge = types.SimpleNamespace(metrics={'fd': False})\n"
         f"report = Report(types.SimpleNamespace(judge=judge, facts={{}}, folder=Path({str(tmp_path)!r})), None)\n"
         "report.rows = [{'title': 'plain', 'details': '', 'metrics': {'fd': [0.1, 0.3]}}]\n"

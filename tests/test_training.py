@@ -17,10 +17,10 @@ from torch import nn
 
 from varfast import models
 from varfast._files import atomic_write, file_sha256
-from varfast.metrics.classifier import Classifier, embed, load_classifier
-from varfast.metrics.data import find_folder, load_split, to_float
+from varfast.builtin.classifier import Classifier, embed, load_classifier
+from varfast.builtin.data import find_folder, load_split, to_float
 from varfast.models import VQVAE, VARConfig, VQVAEConfig
-from varfast.training import (
+from varfast.builtin.training import (
     export_builtin,
     export_classifier,
     train,
@@ -29,8 +29,8 @@ from varfast.training import (
     train_tokenizer,
     train_transformer,
 )
-from varfast.training.loop import Run, batch_indices, lr_scale
-from varfast.training.tokenizer import Usage
+from varfast.builtin.training.loop import Run, batch_indices, lr_scale
+from varfast.builtin.training.tokenizer import Usage
 
 VAE = VQVAEConfig(((1, 1), (2, 2), (8, 8)), 16, 4, channels=1, ch=8, ch_mult=(1, 1, 2), num_res_blocks=1, groups=4)
 VAR = VARConfig(VAE.grids, 16, 4, 10, depth=1, width=16, heads=2)
@@ -121,7 +121,7 @@ def test_a_finished_run_is_not_repeated(trainer: Trainer, data: Path, tmp_path: 
 
 
 def test_the_decoder_learns_and_the_tokens_stay(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("varfast.training.decoder.JUDGE_ALONE", 2)
+    monkeypatch.setattr("varfast.builtin.training.decoder.JUDGE_ALONE", 2)
     before, after = tiny_var().vae.state_dict(), run_decoder(data, tmp_path, steps=4).modules["vae"].state_dict()
     changed = {k for k in before if not torch.equal(before[k], after[k])}
     assert changed and all(k.startswith(("decoder.", "post_quant_conv.")) for k in changed)

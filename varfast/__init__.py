@@ -10,6 +10,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from varfast import builtin as builtin
+    from varfast import calibration as calibration
+    from varfast import evaluation as evaluation
     from varfast import guidance as guidance
     from varfast import hosts as hosts
     from varfast import metrics as metrics
@@ -18,14 +21,14 @@ if TYPE_CHECKING:
     from varfast import protocol as protocol
     from varfast import reference as reference
     from varfast import sampler as sampler
-    from varfast import training as training
+    from varfast.calibration import calibrate
     from varfast.guidance import CFG, SSG, DiverseVAR, VARScaling
     from varfast.hosts import patch, unpatch, wrap
     from varfast.sampler import Sampler
 
 __version__ = "0.1.0"
 
-__all__ = ["CFG", "SSG", "DiverseVAR", "Sampler", "VARScaling", "ops", "patch", "unpatch", "wrap"]
+__all__ = ["CFG", "SSG", "DiverseVAR", "Sampler", "VARScaling", "calibrate", "ops", "patch", "unpatch", "wrap"]
 
 _HOMES = {
     "CFG": "guidance",
@@ -33,11 +36,15 @@ _HOMES = {
     "DiverseVAR": "guidance",
     "VARScaling": "guidance",
     "Sampler": "sampler",
+    "calibrate": "calibration",
     "patch": "hosts",
     "unpatch": "hosts",
     "wrap": "hosts",
 }
-_MODULES = ("guidance", "hosts", "metrics", "models", "ops", "protocol", "reference", "sampler", "training")
+_MODULES = (
+    "builtin", "calibration", "evaluation", "guidance", "hosts", "metrics", "models", "ops", "protocol", "reference",
+    "sampler",
+)  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -11,8 +11,8 @@ import typer
 
 from varfast import Sampler
 from varfast._files import file_sha256
+from varfast.builtin.names import CANVAS, CLASSES
 from varfast.cli import _methods, _shell
-from varfast.metrics.names import CANVAS, CLASSES
 from varfast.models import FASHION_MNIST, HUB, HUB_VAE, HUB_VARS, VAR, files, load
 
 # Options that stand for arguments of `load`, or say that none does; and of `Sampler`.

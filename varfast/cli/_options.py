@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from varfast.metrics.names import CLASSES
+from varfast.builtin.names import CLASSES
 
 METHOD = (
     "Parts joined by +: plain, ssg, var_scaling, diverse_var, cfg, sampling; parameters in brackets as in Python, "

@@ -56,10 +56,10 @@ def evaluate(
     against --reference: FID, sFID, Inception score, precision and recall; needs torch-fidelity and its weights.
     Each finished (method, seed) is kept in the folder, so that an interrupted run goes on where it was.
     """
+    from varfast.builtin.judge import Judge
     from varfast.cli import _controls, _methods, _models
+    from varfast.evaluation.report import Experiment, Report, Setting
     from varfast.metrics.inception import InceptionJudge, load_network
-    from varfast.metrics.judge import Judge
-    from varfast.metrics.report import Experiment, Report, Setting
 
     loaded = _models.load_model(model, vae, download, device, dtype)
     clothes = _models.draws_clothes(loaded)

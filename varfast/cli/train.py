@@ -30,7 +30,7 @@ def train(
     Writes classifier.safetensors and builtin.safetensors into the folder; --model of the other commands takes the
     latter. Interrupted, the same command goes on from the last checkpoint.
     """
-    from varfast import training
+    from varfast.builtin import training
 
     chosen = {"classifier": classifier, "tokenizer": tokenizer, "transformer": transformer, "decoder": decoder}
     stages = [stage for stage in training.STAGES if chosen[stage]] or training.STAGES

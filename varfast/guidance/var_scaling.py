@@ -10,9 +10,8 @@ from torch import Tensor
 
 from varfast import ops
 from varfast.guidance import _schedule
-from varfast.guidance._calibration import Calibration, measure
 from varfast.ops import _checks
-from varfast.protocol import Model, Recipe, Step
+from varfast.protocol import Recipe, Step
 
 RULES = ("var", "paper", "infinity")
 BANDWIDTHS = ("silverman", "silverman-batch")
@@ -41,7 +40,7 @@ class VARScaling:
         bandwidth: h; "silverman"; or "silverman-batch", averaged over the batch as the released code does, which
             makes an image depend on its neighbours.
         alpha, keep, min_distance: of the "var" rule; the paper's for VAR by default. They do not carry over to other
-            models: `calibrate` measures what they are compared with.
+            models: `varfast.calibrate` measures what they are compared with.
         top: of the "infinity" rule.
         density: "candidates" estimates the density from the candidates themselves; "exact" takes its limit for
             infinitely many, from the whole distribution over the codebook (models with a vocabulary alone), with
@@ -142,31 +141,3 @@ class VARScaling:
             stream=step.index,
         )
         return cast(Tensor, index)
-
-    @classmethod
-    def calibrate(
-        cls,
-        model: Model,
-        *,
-        labels: Sequence[int] | Tensor,
-        seeds: Sequence[int] | Tensor,
-        scale: int = 1,
-        candidates: int = 50,
-        **sampling: object,
-    ) -> Calibration:
-        """Measures what `alpha` and `min_distance` are compared with on a model, and proposes values.
-
-        Args:
-            model: the model.
-            labels, seeds: (B,), the images to measure on; a few dozen will do.
-            scale: the scale to search at.
-            candidates: how many maps are drawn.
-            sampling: further arguments of `varfast.Sampler` (cfg, guidance, top_k, ...).
-
-        Returns:
-            A `Calibration`: the measured ratios and distances, the proposed `alpha` and `min_distance`.
-
-        Raises:
-            What the sampler raises.
-        """
-        return measure(model, cls(scales=scale, candidates=candidates), labels, seeds, sampling)

@@ -16,7 +16,7 @@ from varfast.models.vqvae import VQVAE, VQVAEConfig
 
 __all__ = ["VAR", "VQVAE", "State", "VARConfig", "VQVAEConfig", "load"]
 
-BUILTIN = Path(__file__).resolve().parent.parent / "weights" / "builtin.safetensors"
+BUILTIN = Path(__file__).resolve().parent.parent / "builtin" / "weights" / "builtin.safetensors"
 FASHION_MNIST = "fashion-mnist"  # the data set of the built-in model, as its files' metadata name it
 HUB = "FoundationVision/var"
 HUB_VAE = "vae_ch160v4096z32.pth"

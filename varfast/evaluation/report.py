@@ -15,10 +15,10 @@ from torch import Tensor
 
 import varfast
 from varfast._files import atomic_write
-from varfast.metrics.data import to_float
+from varfast.builtin.data import to_float
+from varfast.builtin.judge import Judge
+from varfast.evaluation.sharing import Sharing
 from varfast.metrics.inception import InceptionJudge
-from varfast.metrics.judge import Judge
-from varfast.metrics.sharing import Sharing
 from varfast.models import VAR
 from varfast.protocol import Model
 

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from varfast._files import file_sha256
-from varfast.metrics import classifier
-from varfast.metrics.data import Split, data_sha256, load_split
+from varfast.builtin import classifier
+from varfast.builtin.data import Split, data_sha256, load_split
+from varfast.builtin.names import CLASSES
 from varfast.metrics.frechet import frechet_distance
-from varfast.metrics.names import CLASSES
 from varfast.metrics.prdc import prdc, radii
 
 METRICS = {  # name -> whether larger is better (None: neither)

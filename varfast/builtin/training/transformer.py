@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from varfast.metrics.data import load_split, to_float
+from varfast.builtin.data import load_split, to_float
+from varfast.builtin.training.loop import Run, fingerprint, seeded
 from varfast.models.var import VAR, VARConfig
 from varfast.models.vqvae import VQVAE
-from varfast.training.loop import Run, fingerprint, seeded
 
 LABEL_DROPOUT = 0.1
 

@@ -14,13 +14,13 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
-from varfast.metrics.data import load_split, to_float
+from varfast.builtin.data import load_split, to_float
+from varfast.builtin.training.adversary import PatchDiscriminator, adversarial_loss, train_judge
+from varfast.builtin.training.loop import Run, fingerprint, seeded
+from varfast.builtin.training.tokenizer import image_loss
+from varfast.builtin.training.transformer import tokenize
 from varfast.models.var import VAR
 from varfast.sampler import Sampler
-from varfast.training.adversary import PatchDiscriminator, adversarial_loss, train_judge
-from varfast.training.loop import Run, fingerprint, seeded
-from varfast.training.tokenizer import image_loss
-from varfast.training.transformer import tokenize
 
 GAN_WEIGHT = 0.8
 DRAWN = 6400  # maps drawn beforehand, at the guidance that the commands use; 300 steps of 64 see each three times

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 
 from varfast import _env
 from varfast._files import file_sha256
-from varfast.metrics.names import CANVAS
+from varfast.builtin.names import CANVAS
 
 _DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 _PREFIX = {"train": "train", "test": "t10k"}

@@ -4,12 +4,12 @@ In order: `train_classifier`, `train_tokenizer`, `train_transformer` on its toke
 `train` does it all.
 """
 
-from varfast.training.classifier import train_classifier
-from varfast.training.decoder import train_decoder
-from varfast.training.export import export_builtin, export_classifier
-from varfast.training.recipe import STAGES, train, trained_vae, trained_var
-from varfast.training.tokenizer import train_tokenizer
-from varfast.training.transformer import train_transformer
+from varfast.builtin.training.classifier import train_classifier
+from varfast.builtin.training.decoder import train_decoder
+from varfast.builtin.training.export import export_builtin, export_classifier
+from varfast.builtin.training.recipe import STAGES, train, trained_vae, trained_var
+from varfast.builtin.training.tokenizer import train_tokenizer
+from varfast.builtin.training.transformer import train_transformer
 
 __all__ = [
     "STAGES",

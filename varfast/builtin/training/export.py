@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from varfast._files import atomic_write, writable_folder
-from varfast.metrics.classifier import Classifier
+from varfast.builtin.classifier import Classifier
 from varfast.models import FASHION_MNIST
 from varfast.models.checkpoint import write_metadata
 from varfast.models.var import VAR

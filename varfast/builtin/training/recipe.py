@@ -9,14 +9,14 @@ from typing import Any, cast
 
 import torch
 
-from varfast.metrics.classifier import Classifier
+from varfast.builtin.classifier import Classifier
+from varfast.builtin.training.classifier import train_classifier
+from varfast.builtin.training.decoder import train_decoder
+from varfast.builtin.training.export import export_builtin, export_classifier
+from varfast.builtin.training.tokenizer import BUILTIN, train_tokenizer
+from varfast.builtin.training.transformer import builtin_config, train_transformer
 from varfast.models.var import VAR
 from varfast.models.vqvae import VQVAE, VQVAEConfig
-from varfast.training.classifier import train_classifier
-from varfast.training.decoder import train_decoder
-from varfast.training.export import export_builtin, export_classifier
-from varfast.training.tokenizer import BUILTIN, train_tokenizer
-from varfast.training.transformer import builtin_config, train_transformer
 
 STAGES = ("classifier", "tokenizer", "transformer", "decoder")
 

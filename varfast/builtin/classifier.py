@@ -11,11 +11,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from varfast.metrics.data import to_float
-from varfast.metrics.names import CANVAS
+from varfast.builtin.data import to_float
+from varfast.builtin.names import CANVAS
 from varfast.models._unwrap import peek
 
-WEIGHTS = Path(__file__).resolve().parent.parent / "weights" / "classifier.safetensors"
+WEIGHTS = Path(__file__).resolve().parent / "weights" / "classifier.safetensors"
 FEATURES = 96
 
 

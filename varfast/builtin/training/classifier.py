@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from varfast.metrics.classifier import Classifier
-from varfast.metrics.data import load_split, to_float
-from varfast.training.loop import Run, seeded
+from varfast.builtin.classifier import Classifier
+from varfast.builtin.data import load_split, to_float
+from varfast.builtin.training.loop import Run, seeded
 
 
 def train_classifier(
