@@ -17,8 +17,8 @@ import typer
 
 from varfast import DiverseVAR, Sampler, VARScaling
 from varfast._console import progress
-from varfast.cli import _models
 from varfast.builtin.judge import Judge
+from varfast.cli import _models
 from varfast.evaluation.report import Experiment, Report, Setting
 from varfast.models import load
 

@@ -22,8 +22,8 @@ from tiny import tiny_var
 from varfast import Sampler, _library, cli, ops
 from varfast._files import file_sha256
 from varfast.builtin import classifier
-from varfast.metrics import inception
 from varfast.builtin.training import export_builtin, export_classifier, loop, train_classifier
+from varfast.metrics import inception
 
 Run = Callable[..., tuple[int, str]]
 

@@ -13,9 +13,9 @@ from safetensors.torch import save_file
 from tiny import ROWS_ALIKE, tiny_var
 
 from varfast import _files, cli
+from varfast.builtin.training import export_builtin
 from varfast.cli import _manifest
 from varfast.models.checkpoint import write_metadata
-from varfast.builtin.training import export_builtin
 
 Run = Callable[..., tuple[int, str]]
 WORDS = ("--classes", "0,8", "-n", 2)

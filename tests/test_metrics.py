@@ -12,11 +12,11 @@ from tiny import tiny_var
 from torch import Tensor
 
 from varfast import SSG, DiverseVAR, Sampler, VARScaling
-from varfast.metrics.frechet import frechet_distance
 from varfast.builtin.judge import within_class_variance
-from varfast.metrics.prdc import prdc, radii
 from varfast.evaluation.report import Experiment, Report
 from varfast.evaluation.sharing import Sharing
+from varfast.metrics.frechet import frechet_distance
+from varfast.metrics.prdc import prdc, radii
 
 
 def cloud(count: int, width: int = 6, seed: int = 0, shift: float = 0.0) -> Tensor:

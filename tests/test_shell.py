@@ -21,10 +21,10 @@ from tiny import tiny_var
 
 import varfast
 from varfast import _console, cli, models, ops
-from varfast.cli import _options
-from varfast.metrics import inception
 from varfast.builtin.data import find_folder, read_idx
 from varfast.builtin.training import export_builtin
+from varfast.cli import _options
+from varfast.metrics import inception
 
 PACKAGE = Path(varfast.__file__).parent
 
