@@ -220,6 +220,16 @@ class TestCheckpoint:
         save_file(tensors, tmp_path / "m.safetensors", write_metadata(model.vae.config, model.config))
         loaded = models.load(tmp_path / "m.safetensors")
         assert loaded.config == model.config and loaded.vae.config == model.vae.config
+        given: dict[str, Any] = {"grids": map(list, model.grids), "heads": model.config.heads}
+        assert models.load(tmp_path / "m.safetensors", **given).config == model.config
+        for name, wrong in (("grids", model.grids[:-1]), ("heads", model.config.heads + 1)):
+            with pytest.raises(ValueError, match=rf"{name}: got .*, but .*m\.safetensors states"):
+                models.load(tmp_path / "m.safetensors", **{name: wrong})
+
+    def test_heads_that_a_learned_scale_contradicts_are_refused(self, tmp_path: Path) -> None:
+        _, var, vae = self.upstream_files(tmp_path)
+        with pytest.raises(ValueError, match=r"heads: got 4, but .*var\.pth states 2"):
+            models.load(var, vae, heads=4)
 
     def test_misfits_are_named(self, tmp_path: Path) -> None:
         _, var, vae = self.upstream_files(tmp_path)

@@ -40,12 +40,14 @@ def load(
     `name_or_path`: "builtin" (the Fashion-MNIST model inside the package), "var-d16" to "var-d36" (the public
     ImageNet models, fetched through huggingface_hub with `download=True`), or a file. `vae`: the VQ-VAE's file, or
     the object, which is moved to `device`; not needed for files that hold both. `dtype` is the transformer's; the
-    VQ-VAE stays in float32. `grids` and `heads` are for files whose shapes leave them open.
+    VQ-VAE stays in float32. `grids` and `heads` are for files whose shapes leave them open; a file that states its own
+    takes no others.
 
     Raises OSError for files that cannot be read, ValueError for files that do not fit, saying which tensors.
     """
     name_or_path, own_vae = files(name_or_path, download)
     vae = own_vae if vae is None else vae
+    grids = None if grids is None else tuple((int(h), int(w)) for h, w in grids)
     tensors, metadata = checkpoint.read(name_or_path)
     stored = checkpoint.stored_configs(metadata)
     if stored is not None:
@@ -61,6 +63,9 @@ def load(
             config = checkpoint.infer_var(tensors, grids=grids, heads=heads)
         if both and vae is None and vae_tensors:
             vae = _inferred_vae(config, vae_tensors, f"{name_or_path} (vae)", device)
+    for name, given, states in (("grids", grids, config.grids), ("heads", heads, config.heads)):
+        if given is not None and given != states:
+            raise ValueError(f"{name}: got {given}, but {name_or_path} states {states}")
     if vae is None:
         raise ValueError(f"vae: {name_or_path} holds the transformer alone; give the VQ-VAE's file")
     if isinstance(vae, VQVAE):
