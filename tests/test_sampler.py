@@ -250,7 +250,7 @@ BAD: dict[str, tuple[type[Exception], dict[str, Any]]] = {
     "path": (ValueError, {"path": "middle"}),
     "top_k .*int": (TypeError, {"top_k": 1.5}),
     "guidance": (TypeError, {"guidance": ["ssg"]}),
-    "strength": (TypeError, {"cfg": "strong"}),
+    "cfg must be a number .* or a varfast.CFG": (TypeError, {"cfg": "strong"}),
 }
 
 

@@ -3,18 +3,91 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from varfast.protocol import Recipe
+from varfast import _cost
+from varfast.guidance import CFG
+from varfast.ops._checks import check_integer, check_number
+from varfast.ops._checks import items as items
+from varfast.ops._checks import plain as plain
+from varfast.protocol import HOOKS, PROTOCOL, Model, Recipe
+
+
+def check_model(model: Model) -> Model:
+    """Refuses what is not in the form that the sampler drives."""
+    if isinstance(model, type):
+        raise TypeError(f"model: got the class {model.__name__}, needs an object of it")
+    if lacks := [name for name in PROTOCOL if not hasattr(model, name)]:
+        kind = type(model).__name__
+        raise TypeError(
+            f"model: {kind} has no {', '.join(lacks)}; an upstream object goes in as varfast.wrap(model, ...)"
+        )
+    return model
+
+
+def check_guidance(guidance: Any) -> tuple[object, ...]:
+    """Guidance objects from any iterable, read once."""
+    if any(callable(getattr(guidance, hook, None)) for hook in HOOKS):
+        raise TypeError(f"guidance must be a list of guidance objects, got {guidance!r} itself")
+    if not isinstance(guidance, Iterable) or isinstance(guidance, str):
+        raise TypeError(f"guidance must be a list of guidance objects, got {guidance!r}")
+    objects = tuple(guidance)
+    for item in objects:
+        if isinstance(item, type):
+            raise TypeError(f"guidance: got the class {item.__name__}, needs an object of it: {item.__name__}()")
+        if not any(callable(getattr(item, hook, None)) for hook in HOOKS):
+            raise TypeError(f"guidance: {item!r} has none of the hooks {', '.join(HOOKS)}")
+    return objects
+
+
+def as_cfg(cfg: Any) -> CFG:
+    """A strength on VAR's ramp as a CFG."""
+    if isinstance(cfg, CFG):
+        return cfg
+    try:
+        return CFG(check_number("cfg", cfg))
+    except TypeError:
+        raise TypeError(f"cfg must be a number (0 switches it off) or a varfast.CFG, got {cfg!r}") from None
+
+
+def check_path(path: object) -> None:
+    """Refuses a name that is none of the sampler's paths."""
+    if path not in ("auto", *_cost.PATHS):
+        raise ValueError(f"path must be auto, features or logits, got {path!r}")
+
+
+def sampling_recipes(
+    scales: int, *, temperature: Any, temperature_last: Any, top_k: Any, top_p: Any, min_p: Any, smooth: Any
+) -> list[Recipe]:
+    """What the sampler's own arguments make of every scale, before guidance."""
+    temperature_last = check_flag("temperature_last", temperature_last)
+    filters = {
+        "temperature": per_scale("temperature", temperature, scales, check_number, 0.0),
+        "top_k": per_scale("top_k", top_k, scales, check_integer, 0),
+        "top_p": per_scale("top_p", top_p, scales, check_number, 0.0, 1.0),
+        "min_p": per_scale("min_p", min_p, scales, check_number, 0.0, 1.0),
+    }
+    by_scale = [{name: values[k] for name, values in filters.items()} for k in range(scales)]
+    recipes = [Recipe(temperature_last=temperature_last, **numbers) for numbers in by_scale]
+    check_smooth("Sampler", recipes if check_flag("smooth", smooth) else ())
+    return recipes
+
+
+def check_flag(name: str, value: Any) -> bool:
+    """A truth, Python's or numpy's: any other object is true too, and "no" and "false" among them."""
+    if type(value).__name__ not in ("bool", "bool_"):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return bool(value)
 
 
 def per_scale(name: str, value: Any, scales: int, check: Callable[..., Any], *bounds: float) -> list[Any]:
     """One number per scale, each checked by `check(name, number, *bounds)`."""
-    values = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value] * scales
+    value = items(value)
+    values = list(value) if isinstance(value, tuple) else [value] * scales
     if len(values) != scales:
         raise ValueError(f"{name} must be a number or a list of {scales}, one a scale, got {len(values)}")
     return [check(name, number, *bounds) for number in values]
@@ -27,15 +100,25 @@ def check_smooth(who: str, recipes: Sequence[Recipe]) -> None:
             raise ValueError(f"{who}: smooth has a temperature of its own: temperature must be 1 and min_p 0")
 
 
-def int64(name: str, values: Sequence[int] | Tensor, device: torch.device) -> Tensor:
-    """(B,) int64 on `device` from integers, Python's or numpy's, or an integer tensor."""
+def check_labels(labels: Tensor, model: Model) -> Tensor:
+    """Refuses labels (B,) that a model has not, while they are on the host: on a device a look would wait for it."""
+    count = model.num_classes
+    last = getattr(model, "last_label", count)
+    if labels.device.type == "cpu" and len(labels) and not 0 <= labels.min() <= labels.max() <= last:
+        needs = f"0 to {last} (no label)" if last == count else f"indices of {count} prompts"
+        raise ValueError(f"labels: got {labels.tolist()}, needs {needs}")
+    return labels
+
+
+def int64(name: str, values: Sequence[int] | Tensor) -> Tensor:
+    """(B,) int64 from integers, Python's or numpy's, or an integer tensor, where that is."""
     if not isinstance(values, Tensor):
         values = torch.tensor(_integers(name, values), dtype=torch.int64)
     if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
         raise TypeError(f"{name} must hold integers, got {values.dtype}")
     if values.dim() != 1:
         raise ValueError(f"{name} must have shape (B,), got {tuple(values.shape)}")
-    return values.to(device=device, dtype=torch.int64)
+    return values.to(torch.int64)
 
 
 def _integers(name: str, values: Any) -> list[int]:

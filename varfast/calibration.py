@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from varfast._arguments import check_guidance
 from varfast.guidance import VARScaling
 from varfast.protocol import Model, Recipe, Step
 from varfast.sampler import Sampler
@@ -83,7 +84,7 @@ def calibrate(
     if not isinstance(scaling.scales, int) and len(scaling.scales) != 1:
         raise ValueError(f"scaling must act on one scale, got scales={scaling.scales!r}")
     probe = _Probe(scaling)
-    others = tuple(sampling.pop("guidance", ()))
+    others = check_guidance(sampling.pop("guidance", ()))
     Sampler(model, (*others, probe), **sampling)(labels=labels, seeds=seeds)
     assert probe.result is not None
     return probe.result

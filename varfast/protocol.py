@@ -26,6 +26,7 @@ from torch import Tensor
 
 Grid = tuple[int, int]
 BlockHook = Callable[[Tensor, int, int], Tensor]
+PROTOCOL = ("grids", "vocab_size", "num_classes", "codebook", "begin", "features", "head", "advance", "decode")
 HOOKS = ("on_input", "on_features", "on_logits", "select")
 
 
@@ -129,7 +130,8 @@ class Model(Protocol):
         """Takes the scale's tokens: ids (B, L) (bits: (B, L, d)), or embeddings (B, L, Cvae)."""
         ...
 
-    # Optional. `identity_head = True` says that `features` are logits already: guidance and draw are then fused.
+    # Optional. `last_label`, the largest one: `num_classes` (no label) where a model says nothing, a text host's last
+    # prompt. `identity_head = True` says that `features` are logits already: guidance and draw are then fused.
     # `exact_head = True`, on a CPU: `head` gets float64 features, guided in float64, and gives float64 logits.
     # A model that draws some of a scale's tokens again has
     #     redraw(state, k, ids, logprobs, draw) -> ids

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, cast
 
@@ -10,12 +10,20 @@ import torch
 from torch import Tensor
 
 from varfast import _cost, ops
-from varfast._arguments import check_smooth, int64, per_scale
+from varfast._arguments import (
+    as_cfg,
+    check_guidance,
+    check_labels,
+    check_model,
+    check_path,
+    check_smooth,
+    int64,
+    sampling_recipes,
+)
 from varfast.guidance import CFG
 from varfast.guidance._shrinking import draw_shrinking
-from varfast.ops._checks import check_integer, check_number
 from varfast.ops._rows import SampleOutput
-from varfast.protocol import HOOKS, BlockHook, Model, Recipe, Step
+from varfast.protocol import BlockHook, Model, Recipe, Step
 
 FIRST_SUBSTEP = 1 << 20  # purpose of a redrawing model's first sub-step; smaller ones belong to the first draw
 
@@ -56,7 +64,7 @@ class Sampler:
     def __init__(
         self,
         model: Model,
-        guidance: Sequence[object] = (),
+        guidance: Iterable[object] = (),
         *,
         cfg: float | CFG = 1.5,
         top_k: int | Sequence[int] = 0,
@@ -67,26 +75,16 @@ class Sampler:
         smooth: bool = False,
         path: str = "auto",
     ) -> None:
-        if path not in ("auto", *_cost.PATHS):
-            raise ValueError(f"path must be auto, features or logits, got {path!r}")
-        for item in guidance:
-            if not any(callable(getattr(item, hook, None)) for hook in HOOKS):
-                raise TypeError(f"guidance: {item!r} has none of the hooks {', '.join(HOOKS)}")
-        self.model = model
-        self.guidance = (cfg if isinstance(cfg, CFG) else CFG(cfg), *guidance)
+        check_path(path)
+        self.model = check_model(model)
+        self.guidance = (as_cfg(cfg), *check_guidance(guidance))
         self.smooth = smooth
         # Logits in the place of features have no head to save: fused guidance and draw are the cheaper side.
         self.path = "logits" if path == "auto" and getattr(model, "identity_head", False) else path
-        scales = len(model.grids)
-        filters = {
-            "temperature": per_scale("temperature", temperature, scales, check_number, 0.0),
-            "top_k": per_scale("top_k", top_k, scales, check_integer, 0),
-            "top_p": per_scale("top_p", top_p, scales, check_number, 0.0, 1.0),
-            "min_p": per_scale("min_p", min_p, scales, check_number, 0.0, 1.0),
-        }
-        by_scale = [{name: values[k] for name, values in filters.items()} for k in range(scales)]
-        self._recipes = [Recipe(temperature_last=temperature_last, **numbers) for numbers in by_scale]
-        check_smooth("Sampler", self._recipes if smooth else ())
+        self._recipes = sampling_recipes(
+            len(model.grids), temperature=temperature, temperature_last=temperature_last, top_k=top_k, top_p=top_p,
+            min_p=min_p, smooth=smooth,
+        )  # fmt: skip
 
     @torch.no_grad()
     def __call__(
@@ -108,9 +106,10 @@ class Sampler:
         if return_ids and self.smooth:
             raise ValueError("return_ids: smooth sampling has no tokens to return")
         device = self.model.codebook.device
-        labels, seeds = int64("labels", labels, device), int64("seeds", seeds, device)
+        labels, seeds = check_labels(int64("labels", labels), self.model), int64("seeds", seeds)
         if len(labels) != len(seeds):
             raise ValueError(f"labels and seeds must have one length, got {len(labels)} and {len(seeds)}")
+        labels, seeds = labels.to(device), seeds.to(device)
         steps = self._steps(seeds)
         recipes = [self._recipe(step, recipe) for step, recipe in zip(steps, self._recipes, strict=True)]
         unconditional = any(_is_on(recipe.t) for recipe in recipes)

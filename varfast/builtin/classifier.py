@@ -66,7 +66,7 @@ def _batches(images: Tensor, size: int) -> Iterator[Tensor]:
         yield to_float(chunk) if chunk.dtype == torch.uint8 else chunk
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def embed(model: Classifier, images: Tensor, batch: int = 500) -> tuple[Tensor, Tensor]:
     """Features (N, 96) and logits (N, 10) of images (N, 1, 32, 32), uint8 or float in [0, 1], in batches."""
     features = [model.features(chunk) for chunk in _batches(images, batch)]

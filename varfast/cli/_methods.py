@@ -13,6 +13,7 @@ import typer
 from varfast import Sampler
 from varfast.cli._options import METHOD as HELP
 from varfast.guidance import CFG, SSG, DiverseVAR, VARScaling
+from varfast.guidance.var_scaling import RULES
 from varfast.protocol import Model
 
 KINDS = {"cfg": CFG, "ssg": SSG, "var_scaling": VARScaling, "diverse_var": DiverseVAR}
@@ -77,16 +78,25 @@ def parse(text: str, *, presets: Mapping[str, Mapping[str, Any]]) -> Method:
     parts: list[tuple[str, tuple[tuple[str, Any], ...]]] = []
     for node in nodes:
         name, given = _part(node, text)
+        if name == "plain" and given:
+            raise typer.BadParameter(f"plain takes no parameters, got {', '.join(given)} in {text!r}; sampling does")
         if name == "plain":
             continue
         if name not in NAMES:
             raise typer.BadParameter(f"unknown method {name!r} in {text!r}. {HELP}")
         if name in dict(parts):
             raise typer.BadParameter(f"{name} appears twice in {text!r}")
-        arguments = {**presets.get(name, {}), **given}
+        arguments = {**_presets(presets.get(name, {}), given), **given}
         _check(name, arguments, text)
         parts.append((name, tuple(arguments.items())))
     return Method(tuple(parts))
+
+
+def _presets(presets: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Presets that go with what is given: VAR-Scaling's constants belong to rules, of which "var" is the preset one."""
+    rule = given.get("rule")
+    unread = set(RULES["var"]).difference(RULES[rule]) if isinstance(rule, str) and rule in RULES else ()
+    return {name: value for name, value in presets.items() if name not in unread}
 
 
 def _flatten(node: ast.expr) -> list[ast.expr]:
@@ -100,6 +110,9 @@ def _part(node: ast.expr, text: str) -> tuple[str, dict[str, Any]]:
         return node.id, {}
     if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name) or node.args:
         raise typer.BadParameter(f"cannot read {ast.unparse(node)!r} in {text!r}. {HELP}")
+    names = [k.arg for k in node.keywords]
+    if None in names or len(set(names)) < len(names):
+        raise typer.BadParameter(f"{ast.unparse(node)!r} in {text!r} must name each parameter once")
     try:
         return node.func.id, {str(k.arg): ast.literal_eval(k.value) for k in node.keywords}
     except UNREADABLE as error:

@@ -140,7 +140,7 @@ class Report:
         for setting, parts in zip(settings, prepared, strict=True):
             self.experiment.judge_and_keep(setting.details, seed, torch.cat(parts), labels)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def _rebuild(self, images: Tensor) -> Tensor:
         vae, device = self.experiment.model.vae, self.experiment.model.codebook.device
         parts = []

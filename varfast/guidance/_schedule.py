@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
+from varfast.ops import _checks
 from varfast.protocol import Step
 
 Schedule = str | Sequence[float]
@@ -16,13 +18,29 @@ _FACTORS: dict[str, Callable[[float], float]] = {  # of the progress k / (K - 1)
 }
 
 
+def freeze(item: object, **values: Any) -> None:
+    """Puts checked values into a frozen dataclass, in place of what may be of another make, change, or be used up."""
+    for name, value in values.items():
+        object.__setattr__(item, name, value)
+
+
+def _listed(value: Any) -> Any:
+    """A number as Python's own, or several, of any iterable, as a tuple of them."""
+    value = _checks.items(_checks.plain(value))
+    several = isinstance(value, Iterable) and not isinstance(value, (str, tuple)) and getattr(value, "ndim", 1) > 0
+    return _checks.items(tuple(value)) if several else value
+
+
 def check_schedule(schedule: object) -> Schedule:
     """Checks a schedule: a name of the table, or a sequence of one finite number per scale."""
     if isinstance(schedule, str):
         if schedule not in _FACTORS:
             raise ValueError(f"schedule must be one of {', '.join(_FACTORS)} or a list of numbers, got {schedule!r}")
         return schedule
-    if not isinstance(schedule, Sequence) or not all(isinstance(n, (int, float)) for n in schedule):
+    schedule = _listed(schedule)
+    if not isinstance(schedule, tuple) or not all(
+        isinstance(n, (int, float)) and not isinstance(n, bool) for n in schedule
+    ):
         raise TypeError(f"schedule must be one of {', '.join(_FACTORS)} or a list of numbers, got {schedule!r}")
     if not schedule or not all(math.isfinite(n) for n in schedule):
         raise ValueError(f"schedule must hold one finite number per scale, got {list(schedule)}")
@@ -38,16 +56,18 @@ def factor(schedule: Schedule, step: Step) -> float:
     return schedule[step.index]
 
 
-def check_scales(scales: int | Sequence[int]) -> tuple[int, ...]:
+def check_scales(scales: Any) -> int | tuple[int, ...]:
     """Checks one or several scale indices; negative ones count from the last scale, as in Python."""
-    chosen = (scales,) if isinstance(scales, int) else tuple(scales)
-    if not chosen or not all(isinstance(k, int) and not isinstance(k, bool) for k in chosen):
+    scales = _listed(scales)
+    chosen = scales if isinstance(scales, tuple) else (scales,)
+    if not chosen or not all(type(k) is int for k in chosen):
         raise TypeError(f"scales must be a scale index or a non-empty list of them, got {scales!r}")
-    return chosen
+    return scales if isinstance(scales, int) else chosen
 
 
-def is_among(scales: Sequence[int], step: Step) -> bool:
+def is_among(scales: int | Sequence[int], step: Step) -> bool:
     """Whether a scale is among `scales`; an index that the model lacks is an error, not a silent no."""
+    scales = (scales,) if isinstance(scales, int) else scales
     for k in scales:
         if not -step.count <= k < step.count:
             raise ValueError(f"scales must lie in [{-step.count}, {step.count - 1}] for {step.count} scales, got {k}")

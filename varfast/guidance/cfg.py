@@ -31,8 +31,8 @@ class CFG:
     schedule: _schedule.Schedule = "ramp"
 
     def __post_init__(self) -> None:
-        _checks.check_number("strength", self.strength)
-        _schedule.check_schedule(self.schedule)
+        strength, schedule = _checks.check_number("strength", self.strength), _schedule.check_schedule(self.schedule)
+        _schedule.freeze(self, strength=strength, schedule=schedule)
 
     def on_logits(self, step: Step, recipe: Recipe) -> Recipe:
         """Sets t."""

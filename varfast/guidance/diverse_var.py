@@ -51,21 +51,23 @@ class DiverseVAR:
     where: str = "ends"
 
     def __post_init__(self) -> None:
-        _schedule.check_scales(self.scales)
+        _schedule.freeze(self, scales=_schedule.check_scales(self.scales))
         if self.suppress is None and self.amplify is None:
             raise ValueError("suppress and amplify must not both be None")
         for name in ("suppress", "amplify"):
-            pair = getattr(self, name)
+            pair = _checks.items(getattr(self, name))
             if pair is None:
                 continue
-            if not isinstance(pair, Sequence) or len(pair) != 2:
+            if not isinstance(pair, tuple) or len(pair) != 2:
                 raise TypeError(f"{name} must be a pair (alpha, beta) or None, got {pair!r}")
-            _checks.check_number(f"alpha of {name}", pair[0], 0.0)
-            _checks.check_number(f"beta of {name}", pair[1], 0.0)
+            parts = zip(("alpha", "beta"), pair, strict=True)
+            _schedule.freeze(
+                self, **{name: tuple(_checks.check_number(f"{part} of {name}", x, 0.0) for part, x in parts)}
+            )
         if self.amplify is not None and self.relative:
             check_amplification("beta of amplify", *self.amplify)
         if self.rank is not None:
-            _checks.check_integer("rank", self.rank, 1)
+            _schedule.freeze(self, rank=_checks.check_integer("rank", self.rank, 1))
         if self.where not in ("ends", "blocks"):
             raise ValueError(f"where must be ends or blocks, got {self.where!r}")
 
@@ -78,7 +80,7 @@ class DiverseVAR:
         return self._reweight(step, x, self.amplify, "amplify", at_end=block == blocks - 1)
 
     def _reweight(self, step: Step, x: Tensor, strength: Strength | None, mode: str, at_end: bool) -> Tensor:
-        active = _schedule.is_among(_schedule.check_scales(self.scales), step)
+        active = _schedule.is_among(self.scales, step)
         if strength is None or not active or not (at_end or self.where == "blocks"):
             return x
         alpha, beta = strength

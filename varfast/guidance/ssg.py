@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from torch import Tensor
+
 from varfast.guidance import _schedule
 from varfast.ops import _checks
 from varfast.protocol import Recipe, Step
@@ -28,7 +30,7 @@ class SSG:
         scales: index or indices of the scales to guide, negative ones from the end; None means all.
         prior: "dse", or an ablation: "nearest", "bilinear", "bicubic", "mean" (no spatial structure at all).
         interp: interpolation inside "dse".
-        cutoff: (c_h, c_w), how much of the previous spectrum is kept; by default all of it.
+        cutoff: (c_h, c_w), of "dse" alone: how much of the previous spectrum is kept; by default all of it.
 
     Raises:
         TypeError: a wrong type. ValueError: a wrong name or number, or, at the first call of the sampler, a list or
@@ -46,17 +48,22 @@ class SSG:
     cutoff: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
-        _checks.check_number("beta", self.beta)
-        _schedule.check_schedule(self.schedule)
-        if self.scales is not None:
-            _schedule.check_scales(self.scales)
-        _checks.check_prior(ANY_GRID, ANY_GRID, self.prior, self.interp, self.cutoff)
+        beta, schedule = _checks.check_number("beta", self.beta), _schedule.check_schedule(self.schedule)
+        scales = None if self.scales is None else _schedule.check_scales(self.scales)
+        _schedule.freeze(self, beta=beta, schedule=schedule, scales=scales)
+        cutoff = _checks.check_prior(ANY_GRID, ANY_GRID, self.prior, self.interp, self.cutoff)
+        if self.cutoff is not None:
+            _schedule.freeze(self, cutoff=cutoff)
 
     def on_logits(self, step: Step, recipe: Recipe) -> Recipe:
         """Sets beta and the prior."""
-        if self.scales is not None and not _schedule.is_among(_schedule.check_scales(self.scales), step):
+        if self.scales is not None and not _schedule.is_among(self.scales, step):
             return recipe
         beta = self.beta * _schedule.factor(self.schedule, step)
         if step.prev_hw is None or beta == 0.0:
             return recipe
+        if isinstance(recipe.beta, Tensor) or recipe.beta != 0.0:
+            raise ValueError(
+                f"SSG: another guidance object has set beta at scale {step.index} before; give each its scales"
+            )
         return replace(recipe, beta=beta, prior=self.prior, interp=self.interp, cutoff=self.cutoff)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import cast
+from dataclasses import dataclass, fields, replace
+from typing import Any, cast
 
 from torch import Tensor
 
@@ -13,7 +13,7 @@ from varfast.guidance import _schedule
 from varfast.ops import _checks
 from varfast.protocol import Recipe, Step
 
-RULES = ("var", "paper", "infinity")
+RULES = {"var": ("alpha", "keep", "min_distance"), "paper": ("alpha", "keep"), "infinity": ("top",)}  # what each reads
 BANDWIDTHS = ("silverman", "silverman-batch")
 
 
@@ -69,16 +69,19 @@ class VARScaling:
     nucleus: str = "fixed"
 
     def __post_init__(self) -> None:
-        _schedule.check_scales(self.scales)
-        _checks.check_integer("candidates", self.candidates, 2)
-        if self.rule not in RULES:
+        numbers: dict[str, Any] = {"scales": _schedule.check_scales(self.scales)}
+        numbers["candidates"] = _checks.check_integer("candidates", self.candidates, 2)
+        if self.rule not in tuple(RULES):
             raise ValueError(f"rule must be one of {', '.join(RULES)}, got {self.rule!r}")
-        if self.bandwidth not in BANDWIDTHS:
-            _checks.check_number("bandwidth", self.bandwidth, 1e-30)
-        _checks.check_number("alpha", self.alpha, 0.0)
-        _checks.check_integer("keep", self.keep, 1)
-        _checks.check_number("min_distance", self.min_distance, 0.0)
-        _checks.check_integer("top", self.top, 1)
+        if not (isinstance(self.bandwidth, str) and self.bandwidth in BANDWIDTHS):
+            numbers["bandwidth"] = _checks.check_number("bandwidth", self.bandwidth, 1e-30)
+        numbers |= {name: _checks.check_number(name, getattr(self, name), 0.0) for name in ("alpha", "min_distance")}
+        numbers |= {name: _checks.check_integer(name, getattr(self, name), 1) for name in ("keep", "top")}
+        _schedule.freeze(self, **numbers)
+        for field in fields(self):
+            others = any(field.name in names for names in RULES.values()) and field.name not in RULES[self.rule]
+            if others and getattr(self, field.name) != field.default:
+                raise ValueError(f"{field.name} does not belong to rule={self.rule!r}, which would not read it")
         if self.density not in ("candidates", "exact"):
             raise ValueError(f"density must be candidates or exact, got {self.density!r}")
         if self.density == "exact" and self.bandwidth == "silverman-batch":
@@ -87,12 +90,14 @@ class VARScaling:
             raise ValueError(f"nucleus must be fixed or shrinking, got {self.nucleus!r}")
 
     def _active(self, step: Step) -> bool:
-        return _schedule.is_among(_schedule.check_scales(self.scales), step)
+        return _schedule.is_among(self.scales, step)
 
     def on_logits(self, step: Step, recipe: Recipe) -> Recipe:
         """Asks for as many draws as there are candidates."""
         if not self._active(step):
             return recipe
+        if recipe.draws != 1:
+            raise ValueError(f"VARScaling: another guidance object draws candidates at scale {step.index} already")
         exact, shrinking = self.density == "exact", self.nucleus == "shrinking"
         if shrinking and _is_any(recipe.temperature, 0):
             raise ValueError("nucleus='shrinking' needs a temperature above 0: there is nothing to narrow at 0")
@@ -116,7 +121,7 @@ class VARScaling:
                 bandwidth=self.bandwidth,
                 weights=distribution,
                 codebook=step.codebook,
-                n=self.candidates,
+                n=self.candidates if isinstance(self.bandwidth, str) else None,
             )
             return cast(Tensor, exact).sum(1)
         codebook = step.codebook if step.bits is None else None

@@ -15,19 +15,17 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import types
-from collections.abc import Sequence
-from typing import Any, TypeVar, cast
+from collections.abc import Iterable
+from typing import Any, TypeVar
 
+from varfast._arguments import check_guidance, check_path, items, sampling_recipes
 from varfast.hosts import _patched
 from varfast.hosts.code import CoDe
-from varfast.protocol import Model
-from varfast.sampler import Sampler
+from varfast.protocol import PROTOCOL, Model
 
 __all__ = ["HOSTS", "CoDe", "patch", "unpatch", "wrap"]
 
 HOSTS = ("var", "flexvar", "infinity", "hart", "hmar")
-PROTOCOL = ("grids", "vocab_size", "num_classes", "codebook", "begin", "features", "head", "advance", "decode")
 ADDED = ("temperature", "temperature_last", "min_p", "path")  # what `patch` hands on to the sampler
 Object = TypeVar("Object")
 
@@ -44,15 +42,20 @@ def wrap(model: Any, **options: Any) -> Model:
         The model.
 
     Raises:
-        TypeError: an object of no known host; the message lists what each one needs and this one lacks.
+        TypeError: an object of no known host; the message lists what each one needs and this one lacks. Options that
+            are not the host's, or any for what is a `Model` already.
         ValueError: a variant of a host that is not supported.
     """
     if not isinstance(model, type) and all(hasattr(model, name) for name in PROTOCOL):
+        if options:
+            raise TypeError(
+                f"model: {type(model).__name__} needs no wrapping and takes no {', '.join(sorted(options))}"
+            )
         return model
     return _host_of(model).wrap(model, **options)
 
 
-def patch(model: Object, guidance: Sequence[object] = (), **sampling: Any) -> Object:
+def patch(model: Object, guidance: Iterable[object] = (), **sampling: Any) -> Object:
     """Makes a user's upstream object sample through varfast, under its own method's signature and return value.
 
     Args:
@@ -78,12 +81,12 @@ def patch(model: Object, guidance: Sequence[object] = (), **sampling: Any) -> Ob
     base = _patched.own_class(model)
     if getattr(base, host.METHOD, None) is None:
         raise TypeError(f"model: {base.__name__} has no method {host.METHOD} to replace; use varfast.wrap")
-    _check_sampling(host, model, guidance, sampling)
+    guidance, sampling = check_guidance(guidance), _check_sampling(host, model, sampling)
     if all(option.default is not option.empty for option in list(inspect.signature(host.wrap).parameters.values())[1:]):
         host.wrap(model)  # an unsupported variant is an error here, not at the first image
     unpatch(model)
     before = vars(model).pop(host.METHOD, None)
-    vars(model)[_patched.KEY] = _patched.Settings(tuple(guidance), sampling, before)
+    vars(model)[_patched.KEY] = _patched.Settings(guidance, sampling, before)
     object.__setattr__(model, "__class__", _patched.patched_class(base, host.__name__.rpartition(".")[2]))
     return model
 
@@ -100,16 +103,21 @@ def unpatch(model: Object) -> Object:
     return model
 
 
-def _check_sampling(host: Any, model: Any, guidance: Sequence[object], sampling: dict[str, Any]) -> None:
-    """The checks of the sampler's constructor, which asks a model for nothing but its scales.
+def _check_sampling(host: Any, model: Any, sampling: dict[str, Any]) -> dict[str, Any]:
+    """The sampler's arguments, checked as its constructor does, with lists of any make as tuples.
 
-    Where only the call tells how many there are, the lists that were given must have one length.
+    Where only the call tells how many scales there are, the lists that were given must have one length.
     """
     if wrong := sorted(sampling.keys() - set(ADDED)):
         raise TypeError(f"patch takes {', '.join(ADDED)} besides guidance, got {', '.join(wrong)}")
-    lengths = [len(value) for value in sampling.values() if isinstance(value, Sequence) and not isinstance(value, str)]
+    sampling = {name: items(value) for name, value in sampling.items()}
+    lengths = [len(value) for value in sampling.values() if isinstance(value, tuple)]
     scales = len(model.patch_nums) if "patch_nums" in host.ATTRIBUTES else max(lengths, default=1)
-    Sampler(cast(Model, types.SimpleNamespace(grids=[(1, 1)] * scales)), guidance, **sampling)
+    check_path(sampling.get("path", "auto"))
+    others = {name: value for name, value in sampling.items() if name != "path"}
+    own = {"temperature": 1.0, "temperature_last": False, "top_k": 0, "top_p": 0.0, "min_p": 0.0, "smooth": False}
+    sampling_recipes(scales, **own | others)
+    return sampling
 
 
 def _host_of(model: object) -> Any:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from varfast._arguments import check_model, plain
 from varfast.protocol import BlockHook, Grid, Model
 
 
@@ -48,6 +49,7 @@ class CoDe:
     identity_head = True  # the sampler's "auto" path: nothing is saved by guiding ahead of a head that costs nothing
 
     def __init__(self, drafter: Model, refiner: Model, drafted: int) -> None:
+        drafter, refiner, drafted = check_model(drafter), check_model(refiner), plain(drafted)
         if isinstance(drafted, bool) or not isinstance(drafted, int):
             raise TypeError(f"drafted must be an int, got {type(drafted).__name__}")
         for name in ("grids", "vocab_size", "num_classes"):
@@ -63,6 +65,7 @@ class CoDe:
         self.drafter, self.refiner, self.drafted = drafter, refiner, drafted
         self.grids: tuple[Grid, ...] = tuple(drafter.grids)
         self.vocab_size, self.num_classes = drafter.vocab_size, drafter.num_classes
+        self.last_label = getattr(drafter, "last_label", self.num_classes)
 
     @property
     def codebook(self) -> Tensor:

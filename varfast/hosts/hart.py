@@ -120,6 +120,11 @@ class WrappedHART(WrappedVAR):
         """Prompts."""
         return len(self.text[0])
 
+    @property
+    def last_label(self) -> int:
+        """The last prompt."""
+        return len(self.text[0]) - 1
+
     @torch.no_grad()
     def begin(self, labels: Tensor, unconditional: bool = True) -> State:
         """Starts images of the prompts `labels` (B,) int64, indices into the text."""

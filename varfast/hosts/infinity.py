@@ -122,6 +122,9 @@ class WrappedInfinity:
             "head_depth must be 1: guidance commutes with one Linear": isinstance(model.head, nn.Linear),
             "scale_schedule must be one of the model's": str(tuple(self.schedule)) in model.rope2d_freqs_grid,
             f"vae must have codes of {model.d_vae} bits": bits == model.d_vae,
+            f"inside must have blocks 0 to {len(blocks) - 1} and {len(self.schedule)} numbers for each": all(
+                block in range(len(blocks)) and len(cfgs) == len(self.schedule) for block, cfgs in inside.items()
+            ),
             "negative must have as many prompts as text": negative is None or len(negative[1]) == len(text[1]),
         }
         for words, holds in checks.items():
@@ -130,7 +133,7 @@ class WrappedInfinity:
         self.model, self.vae, self.text, self.negative, self.inside, self.raw = model, vae, text, negative, inside, raw
         self.grids: tuple[Grid, ...] = tuple((h, w) for _, h, w in self.schedule)
         self.bits = int(model.d_vae)
-        self.vocab_size, self.num_classes = 2 * self.bits, len(text[1])
+        self.vocab_size, self.num_classes, self.last_label = 2 * self.bits, len(text[1]), len(text[1]) - 1
         self.codebook = torch.tensor([[-1.0], [1.0]], device=model.pos_start.device)
 
     @torch.no_grad()
@@ -265,7 +268,10 @@ def autoregressive_infer_cfg(
     """What `varfast.patch` puts in the place of `Infinity.autoregressive_infer_cfg`.
 
     Its arguments and its result are upstream's, `([], [], images)` with images uint8 (B, H, W, 3), blue first; how
-    `g_seed` becomes one seed per image is told at `varfast.hosts.var.image_seeds`. `tau_list` is the temperature.
+    `g_seed` becomes one seed per image is told at `varfast.hosts.var.image_seeds`. `tau_list` is the temperature. What
+    upstream takes and does not read is not read here either: `cfg_sc`, `cfg_exp_k`, `gumbel`, `norm_cfg`,
+    `softmax_merge_topk`, `sampling_per_bits`, `ratio_Bl1`, `force_gt_Bhw`; nor are `inference_mode`, `save_img_path`
+    and `gt_ls_Bl`, which belongs to `gt_leak`.
     """
     guidance, sampling, _ = settings(self)
     count, depth = len(scale_schedule), len(self.unregistered_blocks)

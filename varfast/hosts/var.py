@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from varfast._arguments import plain
 from varfast.hosts._attention import Cache, run_block
 from varfast.hosts._patched import settings
 from varfast.models.linear import apply
@@ -209,6 +210,7 @@ def labels_of(model: Any, batch: int, label: int | Tensor | None, g_seed: int | 
         # A generator like upstream's `rng`, and not that one: threads that share the object would seed it in between.
         host = None if g_seed is None else torch.Generator(model.rng.device).manual_seed(g_seed)
         return torch.multinomial(model.uniform_prob, batch, replacement=True, generator=host).reshape(batch)
+    label = plain(label)
     if isinstance(label, int):
         return torch.full((batch,), model.num_classes if label < 0 else label, device=model.pos_start.device)
     if not isinstance(label, Tensor) or label.shape != (batch,):

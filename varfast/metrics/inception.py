@@ -58,7 +58,7 @@ def load_network(weights: Path | None = None, device: torch.device | str = "cpu"
     spatial: list[Tensor] = []
     network.Mixed_6d.branch1x1.register_forward_hook(lambda _, __, y: spatial.append(_spatial(y)))
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def run(images: Tensor) -> Tensor:
         spatial.clear()
         # On a GPU cuDNN would round the factors of its products to 10 bits; a score must not depend on the device.

@@ -1,6 +1,7 @@
 """Argument checks that ops, guidance and sampler share: each names the argument, what it got and what it needs."""
 
 import math
+import numbers
 from collections.abc import Sequence
 from typing import Any
 
@@ -54,8 +55,27 @@ def check_codebook(codebook: object, ids: Tensor, name: str) -> Tensor:
     return check_device("codebook", table, ids, name)
 
 
+def plain(value: Any) -> Any:
+    """A number of any make (numpy's, a 0-dim array of it, a fraction) as Python's own; anything else as it is."""
+    if isinstance(value, (int, float, str, Tensor, torch.SymInt, torch.SymFloat)):
+        return value
+    if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
+        value = value.item()
+    if isinstance(value, numbers.Integral) and not isinstance(value, bool):
+        return int(value)
+    return float(value) if isinstance(value, numbers.Real) and not isinstance(value, bool) else value
+
+
+def items(value: Any) -> Any:
+    """A sequence or a one-dimensional array of numbers as a tuple of Python's own; anything else as it is."""
+    if getattr(value, "ndim", None) == 1:
+        value = value.tolist()
+    return tuple(map(plain, value)) if isinstance(value, Sequence) and not isinstance(value, str) else value
+
+
 def check_integer(name: str, value: Any, low: int, high: float = 2**31 - 1) -> int:
     """An int in [low, high]."""
+    value = plain(value)
     if isinstance(value, bool) or not isinstance(value, INTEGERS):
         raise TypeError(f"{name} must be an int, got {type(value).__name__}")
     if not low <= value <= high:
@@ -84,6 +104,7 @@ def varying(value: float, device: torch.device) -> Tensor | None:
 
 def check_number(name: str, value: object, low: float = -math.inf, high: float = math.inf) -> float:
     """A finite number in [low, high]."""
+    value = plain(value)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be a number, got {type(value).__name__}")
     number = as_float(name, value)
@@ -94,6 +115,7 @@ def check_number(name: str, value: object, low: float = -math.inf, high: float =
 
 def check_grid(name: str, value: object) -> tuple[int, int]:
     """Checks a pair of positive ints."""
+    value = items(value)
     if not isinstance(value, Sequence) or len(value) != 2 or not all(isinstance(n, INTEGERS) for n in value):
         raise TypeError(f"{name} must be a pair of ints (height, width), got {value!r}")
     if min(value) < 1:
@@ -109,7 +131,10 @@ def check_prior(
         raise ValueError(f"prior must be one of {', '.join(PRIORS)}, got {prior!r}")
     if interp not in INTERPOLATIONS:
         raise ValueError(f"interp must be one of {', '.join(INTERPOLATIONS)}, got {interp!r}")
+    if prior != "dse" and (interp != "bilinear" or cutoff is not None):
+        raise ValueError(f"interp and cutoff belong to prior='dse', got prior={prior!r}, {interp!r} and {cutoff}")
     largest = (min(prev_hw[0], hw[0]), min(prev_hw[1], hw[1]))
+    cutoff = items(cutoff)
     if cutoff is None:
         return largest
     if not isinstance(cutoff, Sequence) or len(cutoff) != 2 or not all(isinstance(n, INTEGERS) for n in cutoff):
@@ -134,6 +159,7 @@ def scalar_argument(
     A tensor is 0-dim, (B,) or, where `length` is given, (B, L); its values are not read back, so only a float is
     checked against [low, high].
     """
+    value = plain(value)
     if isinstance(value, Tensor):
         shapes: list[tuple[int, ...]] = [(), (batch,)] + ([(batch, length)] if length is not None else [])
         if tuple(value.shape) not in shapes:

@@ -75,10 +75,13 @@ def gaussian_kde(
     weights = _flat_weights(weights, lead, count, points, samples)
     if count == 0 and groups * points.shape[1] > 0 and (normalize or isinstance(bandwidth, str)):
         raise ValueError("samples must not be empty for Silverman's rule or normalize, got none")
+    n = _checks.plain(n)
     if n is not None and (isinstance(n, bool) or not isinstance(n, (int, float))):
         raise TypeError(f"n must be a number or None, got {type(n).__name__}")
     if n is not None and not 0 < _checks.as_float("n", n) < math.inf:
         raise ValueError(f"n must be positive, got {n}")
+    if n is not None and not isinstance(bandwidth, str):
+        raise ValueError("n belongs to Silverman's rule; the bandwidth is given")
 
     if isinstance(bandwidth, str):
         if bandwidth not in _RULES:
@@ -169,13 +172,14 @@ def _flat_bandwidth(bandwidth: object, lead: torch.Size, groups: int, rows: Tens
         if bandwidth.dim() > 0:
             _checks.check_device("bandwidth", bandwidth, rows, "points")
         return bandwidth.to(device=rows.device, dtype=torch.float64).expand(lead).reshape(groups)
+    bandwidth = _checks.plain(bandwidth)
     if isinstance(bandwidth, bool) or not isinstance(bandwidth, (int, float)):
         raise TypeError(f"bandwidth must be a number, a tensor or a name, got {type(bandwidth).__name__}")
     if not 0 < _checks.as_float("bandwidth", bandwidth) < math.inf:
         raise ValueError(f"bandwidth must be positive and finite, got {bandwidth}")
     if (tensor := _checks.varying(bandwidth, rows.device)) is not None:
         return tensor.expand(groups)
-    return torch.full((groups,), bandwidth, dtype=torch.float64, device=rows.device)
+    return torch.full((groups,), float(bandwidth), dtype=torch.float64, device=rows.device)
 
 
 @torch.library.register_fake("varfast::gaussian_kde")

@@ -35,7 +35,7 @@ def guidance_arguments(
     elif isinstance(t, Tensor) or t != 0:
         got = "a tensor" if isinstance(t, Tensor) else t
         raise ValueError(f"t must be 0 without uncond (there is nothing to guide away from), got {got}")
-    target, source, block = (1, 1), (1, 1), (1, 1)
+    target, source, block = (1, 1), (1, 1), _checks.check_prior((1, 1), (1, 1), prior, interp, None)
     if prev is not None:
         if hw is None or prev_hw is None:
             raise ValueError(f"hw and prev_hw must be given with prev, got hw={hw} and prev_hw={prev_hw}")
@@ -74,7 +74,7 @@ def guide(
         cond: (B, L, C), float32, float16 or bfloat16, on a CPU also float64; any strides.
         uncond: the same, or None: cfg = cond, and `t` must be 0, no tensor.
         prev: (B, m_h*m_w, C), the previous scale's un-extrapolated map, or None at the first scale: guided = cfg.
-        hw, prev_hw: the grids of cond and prev; needed with `prev`.
+        hw, prev_hw: the grids of cond and prev; needed with `prev`, without it not read, as are beta and `cutoff`.
         t: guidance strength, number or tensor 0-dim, (B,) or (B, L). A scale s of other codebases is t = s - 1.
         beta: extrapolation strength, likewise.
         prior, interp, cutoff: see `dse_prior`.

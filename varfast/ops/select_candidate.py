@@ -42,7 +42,8 @@ def select_candidate(
             rules take None as well.
         seeds: (B,) int64, one per image.
         codebook: (V, C) float32, float16 or bfloat16; needed for ids.
-        rule, alpha, keep, min_distance, top: see above; keep, top >= 1 (more than N means N), min_distance >= 0.
+        rule, alpha, keep, min_distance, top: see above, those of other rules are not read; keep, top >= 1
+            (more than N means N), min_distance >= 0.
         stream: the scale, so that one seed serves all scales.
         order: (B, N) int64, the order of the search in place of the rule's own: replays a recorded run. Entries
             outside [0, N) are passed over.
@@ -68,10 +69,13 @@ def select_candidate(
     if rule not in _RULES:
         raise ValueError(f"rule must be one of {', '.join(_RULES)}, got {rule!r}")
     seeds = _rows.check_seeds(seeds, batch, scores, "scores")
-    for name, number, low in (("keep", keep, 1), ("top", top, 1), ("stream", stream, 0)):
+    keep, top, stream = (
         _checks.check_integer(name, number, low)
-    for name, value in (("alpha", alpha), ("min_distance", min_distance)):
-        _checks.check_number(name, value, 0.0)
+        for name, number, low in (("keep", keep, 1), ("top", top, 1), ("stream", stream, 0))
+    )
+    alpha, min_distance = (
+        _checks.check_number(name, value, 0.0) for name, value in (("alpha", alpha), ("min_distance", min_distance))
+    )
     if order is not None:
         order = _checks.check_tensor("order", order, "B, N", (torch.int64,))
         if order.shape != scores.shape:
