@@ -13,7 +13,7 @@ from samples import ADVERSARIAL
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-import varfast  # noqa: F401
+import varfast.ops  # noqa: F401
 
 Arguments = tuple[Any, ...]
 

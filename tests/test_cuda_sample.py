@@ -13,7 +13,7 @@ from cases import DTYPES
 from samples import ADVERSARIAL
 from torch import Tensor
 
-import varfast  # noqa: F401
+import varfast.ops  # noqa: F401
 
 pytestmark = pytest.mark.source_tree
 

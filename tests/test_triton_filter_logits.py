@@ -9,7 +9,7 @@ from calls import same
 from samples import ADVERSARIAL
 from torch import Tensor
 
-import varfast  # noqa: F401
+import varfast.ops  # noqa: F401
 
 pytestmark = pytest.mark.needs_triton
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-import varfast  # noqa: F401
+import varfast.ops  # noqa: F401
 
 pytestmark = pytest.mark.needs_triton
 

@@ -8,7 +8,7 @@ import torch
 from calls import SPECS, inputs, same
 from torch import Tensor
 
-import varfast  # noqa: F401
+import varfast.ops  # noqa: F401
 
 pytestmark = pytest.mark.needs_triton
 

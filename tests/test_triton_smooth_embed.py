@@ -6,7 +6,7 @@ import interpreter
 import pytest
 import torch
 
-import varfast  # noqa: F401
+import varfast.ops  # noqa: F401
 
 pytestmark = pytest.mark.needs_triton
 

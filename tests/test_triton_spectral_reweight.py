@@ -4,7 +4,7 @@ import interpreter
 import pytest
 import torch
 
-import varfast  # noqa: F401
+import varfast.ops  # noqa: F401
 from varfast.reference.spectral_reweight import spectral_reweight as reference
 
 pytestmark = pytest.mark.needs_triton
