@@ -141,10 +141,6 @@ def test_presets_go_with_their_rule() -> None:
         (lambda: SSG(prior="nearest", cutoff=(1, 1)), "interp and cutoff belong to prior='dse'"),
         (lambda: ops.guide(torch.ones(1, 1, 2), prior="psychic"), "prior must be one of"),
         (lambda: ops.gaussian_kde(torch.ones(1, 3, 2), bandwidth=1.0, n=5), "n belongs to Silverman's rule"),
-        (
-            lambda: ops.dse_prior(torch.ones(1, 1, 2), prev_hw=(1, 1), hw=(2, 2), prior="mean", cutoff=(1, 1)),
-            "belong to",
-        ),
     ],
 )
 def test_what_would_not_be_read_is_refused(make: Any, words: str) -> None:

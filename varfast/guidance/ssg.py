@@ -52,6 +52,8 @@ class SSG:
         scales = None if self.scales is None else _schedule.check_scales(self.scales)
         _schedule.freeze(self, beta=beta, schedule=schedule, scales=scales)
         cutoff = _checks.check_prior(ANY_GRID, ANY_GRID, self.prior, self.interp, self.cutoff)
+        if self.prior != "dse" and (self.interp != "bilinear" or self.cutoff is not None):
+            raise ValueError(f"interp and cutoff belong to prior='dse', which prior={self.prior!r} would not read")
         if self.cutoff is not None:
             _schedule.freeze(self, cutoff=cutoff)
 

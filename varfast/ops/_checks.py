@@ -131,8 +131,6 @@ def check_prior(
         raise ValueError(f"prior must be one of {', '.join(PRIORS)}, got {prior!r}")
     if interp not in INTERPOLATIONS:
         raise ValueError(f"interp must be one of {', '.join(INTERPOLATIONS)}, got {interp!r}")
-    if prior != "dse" and (interp != "bilinear" or cutoff is not None):
-        raise ValueError(f"interp and cutoff belong to prior='dse', got prior={prior!r}, {interp!r} and {cutoff}")
     largest = (min(prev_hw[0], hw[0]), min(prev_hw[1], hw[1]))
     cutoff = items(cutoff)
     if cutoff is None:

@@ -32,7 +32,7 @@ def dse_prior(
         prior: "dse"; or an ablation without the spectral step: "nearest", "bilinear", "bicubic" (interpolation
             alone), "mean" (the mean over positions: no spatial structure at all).
         interp: interpolation inside "dse" (half-pixel centres, as torch's with align_corners=False).
-        cutoff: (c_h, c_w), by default (min(m_h, h), min(m_w, w)).
+        cutoff: (c_h, c_w), by default (min(m_h, h), min(m_w, w)). The other priors read neither.
 
     Returns:
         (B, h*w, C), dtype of `prev`; sums are float32.
