@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from varfast import _library
+from varfast import _autograd, _library
 from varfast.ops import _checks
 from varfast.reference.dse_prior import dse_prior as _reference
 
@@ -44,15 +44,15 @@ def dse_prior(
     Notes:
         A channel of an image that holds a NaN or +inf anywhere in `prev` comes out as NaN everywhere; one that holds
         -inf has no prior and comes out as -inf. Finite values may be up to 8e37: sums of four are made.
-        Differentiable in `prev` (finite values). The same bits whatever the batch, the strides and the number of
-        threads.
+        Differentiable in `prev` (finite values), twice too; forward mode raises. The same bits whatever the batch,
+        the strides and the number of threads.
     """
     _checks.check_tensor("prev", prev, "B, m_h*m_w, C")
     source, target = _checks.check_grid("prev_hw", prev_hw), _checks.check_grid("hw", hw)
     if prev.shape[1] != source[0] * source[1]:
         raise ValueError(f"prev must have {source[0] * source[1]} positions for prev_hw {source}, got {prev.shape[1]}")
     block = _checks.check_prior(source, target, prior, interp, cutoff)
-    return torch.ops.varfast.dse_prior(prev, source, target, prior, interp, block)
+    return _autograd.call(torch.ops.varfast.dse_prior, prev, source, target, prior, interp, block)
 
 
 @torch.library.register_fake("varfast::dse_prior")
@@ -78,6 +78,6 @@ def _backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple:
     return transposed(grad, *ctx.operator), None, None, None, None, None  # type: ignore[attr-defined]
 
 
-torch.library.register_autograd("varfast::dse_prior", _backward, setup_context=_setup)
+_autograd.register_autograd("dse_prior", _backward, _setup)
 _library.register_reference("dse_prior", _reference)
 _library.register_triton("dse_prior")

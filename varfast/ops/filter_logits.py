@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from varfast import _library
+from varfast import _autograd, _library
 from varfast.ops import _checks, _rows
 from varfast.reference.filter_logits import filter_logits as _reference
 
@@ -35,12 +35,13 @@ def filter_logits(
 
     Notes:
         The kept tokens are exactly those of `sample`. A probability is the token's integer weight (DESIGN 3.3) over
-        the sum of the kept ones, in float64, rounded once: the same bits on every backend. Not differentiable.
+        the sum of the kept ones, in float64, rounded once: the same bits on every backend. Not differentiable: a
+        derivative raises.
     """
     logits = _checks.check_tensor("logits", logits, "B, L, V")
     _rows.check_vocabulary("logits", logits)
     filters = _rows.filter_arguments(logits.shape[0], logits.device, temperature, temperature_last, top_k, top_p, min_p)
-    return torch.ops.varfast.filter_logits(logits, *filters, bool(probs))
+    return _autograd.call(torch.ops.varfast.filter_logits, logits, *filters, bool(probs))
 
 
 @torch.library.register_fake("varfast::filter_logits")
@@ -48,5 +49,6 @@ def _fake(logits: Tensor, *rest: object) -> Tensor:
     return logits.new_empty(logits.shape, dtype=torch.float32)
 
 
+_autograd.register_autograd("filter_logits")
 _library.register_reference("filter_logits", _reference)
 _library.register_triton("filter_logits")

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from varfast import _library
+from varfast import _autograd, _library
 from varfast.ops import _checks
 from varfast.reference import gaussian_kde as _reference
 
@@ -61,8 +61,8 @@ def gaussian_kde(
     Notes:
         Distances are sums of squared differences in float32: identical points are exactly 0 apart. A NaN in a point
         makes its density NaN; a NaN in a sample makes its group's NaN, unless it weighs 0. Differentiable in points,
-        samples, codebook, weights and bandwidth (once). The same bits whatever the batch, the strides and the number
-        of threads.
+        samples, codebook, weights and bandwidth, once: a second derivative and forward mode raise. The same
+        bits whatever the batch, the strides and the number of threads.
     """
     points = _check_points("points", points, codebook)
     rows = points if codebook is None else codebook
@@ -88,7 +88,9 @@ def gaussian_kde(
             raise ValueError(f"bandwidth must be a number, a tensor or one of {', '.join(_RULES)}, got {bandwidth!r}")
         if n is None and isinstance(samples, str):
             raise ValueError('n, the number of candidates in Silverman\'s rule, must be given with samples="exact"')
-        sigma = torch.ops.varfast.gaussian_kde_sigma(points if flat is None else flat, codebook, weights)
+        sigma = _autograd.call(
+            torch.ops.varfast.gaussian_kde_sigma, points if flat is None else flat, codebook, weights
+        )
         h = sigma * ((count or 1 if n is None else n) * (channels + 2) / 4) ** (-1 / (channels + 4)) + 1e-6
         if bandwidth == "silverman-batch":
             if not lead:
@@ -98,9 +100,9 @@ def gaussian_kde(
         h = _flat_bandwidth(bandwidth, lead, groups, rows)
 
     if not normalize:
-        out = torch.ops.varfast.gaussian_kde(points, flat, codebook, weights, h, log)
+        out = _autograd.call(torch.ops.varfast.gaussian_kde, points, flat, codebook, weights, h, log)
     else:
-        out = torch.ops.varfast.gaussian_kde(points, flat, codebook, weights, h, True)
+        out = _autograd.call(torch.ops.varfast.gaussian_kde, points, flat, codebook, weights, h, True)
         total = h.new_full((groups,), count) if weights is None else weights.to(torch.float64).sum(1)
         constant = total.log() + channels * (h.log() + 0.5 * math.log(2 * math.pi))
         out = out.to(torch.float64) - constant[:, None]
@@ -268,8 +270,9 @@ def _backward_sigma(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> t
     return (y.to(samples.dtype) if samples.dtype.is_floating_point else None), None, weighted
 
 
-torch.library.register_autograd("varfast::gaussian_kde", _backward, setup_context=_setup)
-torch.library.register_autograd("varfast::gaussian_kde_sigma", _backward_sigma, setup_context=_setup_sigma)
+_autograd.register_autograd("gaussian_kde", _backward, _setup)
+_autograd.register_autograd("gaussian_kde_sigma", _backward_sigma, _setup_sigma, once=True)
+_autograd.register_autograd("gaussian_kde_backward")
 _library.register_reference("gaussian_kde", _reference.gaussian_kde)
 _library.register_reference("gaussian_kde_sigma", _reference.gaussian_kde_sigma)
 _library.register_reference("gaussian_kde_backward", _reference.gaussian_kde_backward)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from varfast import _library
+from varfast import _autograd, _library
 from varfast.ops import _checks
 from varfast.ops.dse_prior import transposed
 from varfast.reference.dse_prior import dse_prior as _prior
@@ -91,13 +91,15 @@ def guide(
         Computed in float32 (float64 maps: in float64, their gradients through float32's operator), every operation
         rounded by itself, so the bits do not depend on the backend. cond = -inf excludes a token: guided and cfg are
         -inf. A channel of prev that holds -inf gives no prior (guided = cfg), one that holds NaN or +inf makes guided
-        NaN. Differentiable in cond, uncond, prev, t and beta; no gradient comes from an excluded token, nor goes to a
+        NaN. Differentiable in cond, uncond, prev, t and beta, twice too; forward mode
+        raises; no gradient comes from an excluded token, nor goes to a
         channel that gives no prior.
     """
     wide = isinstance(cond, Tensor) and cond.device.type == "cpu"
     dtypes = (*_checks.FLOATS, torch.float64) if wide else _checks.FLOATS
-    return torch.ops.varfast.guide(
-        *guidance_arguments(cond, uncond, prev, hw, prev_hw, t, beta, prior, interp, cutoff, dtypes)
+    return _autograd.call(
+        torch.ops.varfast.guide,
+        *guidance_arguments(cond, uncond, prev, hw, prev_hw, t, beta, prior, interp, cutoff, dtypes),
     )
 
 
@@ -149,6 +151,6 @@ def _backward(ctx: torch.autograd.function.FunctionCtx, d_guided: Tensor, d_cfg:
     return d_cond, d_uncond, d_prev, None, None, None, d_t, None, d_beta, None, None, None
 
 
-torch.library.register_autograd("varfast::guide", _backward, setup_context=_setup)
+_autograd.register_autograd("guide", _backward, _setup)
 _library.register_reference("guide", _reference)
 _library.register_triton("guide")

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from varfast import _library
+from varfast import _autograd, _library
 from varfast.ops import _checks, _rows
 from varfast.ops.guide import guidance_arguments
 from varfast.reference.guided_sample import guided_sample as _reference
@@ -57,7 +57,7 @@ def guided_sample(
 
     Notes:
         Equals ``sample(guide(float32 inputs).guided, ...)`` to the bit; 16-bit inputs are converted to float32 and
-        not rounded back on the way.
+        not rounded back on the way. Not differentiable: a derivative of what is returned beside the ids raises.
     """
     guidance = guidance_arguments(cond, uncond, prev, hw, prev_hw, t, beta, prior, interp, cutoff)
     batch, length, channels = cond.shape
@@ -70,8 +70,8 @@ def guided_sample(
     rest = _rows.sampling_arguments(
         batch, cond.device, stream, purpose, temperature, temperature_last, top_k, top_p, min_p, draws
     )
-    ids, cfg, logprobs, kept, entropy = torch.ops.varfast.guided_sample(
-        *guidance, seeds, positions, groups, *rest, return_cfg, return_logprobs
+    ids, cfg, logprobs, kept, entropy = _autograd.call(
+        torch.ops.varfast.guided_sample, *guidance, seeds, positions, groups, *rest, return_cfg, return_logprobs
     )
     if return_logprobs:
         return _rows.SampleOutput(ids, logprobs, kept, entropy, cfg if return_cfg else None)
@@ -86,5 +86,6 @@ def _fake(cond: Tensor, *rest: object) -> tuple[Tensor, ...]:
     return ids, cond.new_empty(cond.shape if with_cfg else (0, 0, 0)), *stats
 
 
+_autograd.register_autograd("guided_sample")
 _library.register_reference("guided_sample", _reference)
 _library.register_triton("guided_sample")

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from varfast import _library
+from varfast import _autograd, _library
 from varfast.ops import _checks, _rows
 from varfast.reference.sample import sample as _reference
 
@@ -58,7 +58,8 @@ def sample(
     Notes:
         A token's probability is off by at most 4e-6 relative (float32 rounding of the exponent, see weights.h) plus
         V * 2^-31 of the largest token's probability (truncation): 2e-6 at V = 4096. Tensor arguments are never read
-        back, so a value out of range in one is not reported. Not differentiable.
+        back, so a value out of range in one is not reported. Not differentiable: a derivative
+        of the log-probabilities or entropies raises.
     """
     logits = _checks.check_tensor("logits", logits, "B, L, V")
     batch, length, _ = logits.shape
@@ -68,7 +69,7 @@ def sample(
     rest = _rows.sampling_arguments(
         batch, logits.device, stream, purpose, temperature, temperature_last, top_k, top_p, min_p, draws
     )
-    output = torch.ops.varfast.sample(logits, seeds, positions, *rest, return_logprobs)
+    output = _autograd.call(torch.ops.varfast.sample, logits, seeds, positions, *rest, return_logprobs)
     return _rows.SampleOutput(*output) if return_logprobs else output[0]
 
 
@@ -79,5 +80,6 @@ def _fake(logits: Tensor, seeds: Tensor, positions: Tensor | None, *rest: object
     return _rows.sample_shapes((logits.shape[0], logits.shape[1], draws), bool(with_stats), logits)
 
 
+_autograd.register_autograd("sample")
 _library.register_reference("sample", _reference)
 _library.register_triton("sample")

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from varfast import _library
+from varfast import _autograd, _library
 from varfast.ops import _checks, _rows
 from varfast.reference.select_candidate import select_candidate as _reference
 
@@ -62,7 +62,7 @@ def select_candidate(
         The random order sorts candidates by a 64-bit Philox number each (counter (candidate, 0, stream, 2)); the draw
         is the inverse of the running sum of integer weights trunc(score / best * 2^31) at a Philox number (counter
         (0, 0, stream, 3)): the same scores give the same candidate on every backend and in every batch. No
-        synchronisation with the device.
+        synchronisation with the device. Not differentiable: a derivative of the probabilities raises.
     """
     scores = _checks.check_tensor("scores", scores, "B, N")
     batch, count = scores.shape
@@ -82,7 +82,8 @@ def select_candidate(
             raise ValueError(f"order must have shape {(batch, count)}, got {tuple(order.shape)}")
         _checks.check_device("order", order, scores, "scores")
     candidates = _check_candidates(candidates, codebook, rule, scores)
-    index, reps, probabilities = torch.ops.varfast.select_candidate(
+    index, reps, probabilities = _autograd.call(
+        torch.ops.varfast.select_candidate,
         scores.to(torch.float32),
         candidates if rule == "var" else None,
         codebook if rule == "var" else None,
@@ -137,4 +138,5 @@ def _fake(
     return seeds.new_empty(batch), seeds.new_empty(batch, most), scores.new_empty(batch, most)
 
 
+_autograd.register_autograd("select_candidate")
 _library.register_reference("select_candidate", _reference)

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from varfast import _library
+from varfast import _autograd, _library
 from varfast.ops import _checks, _rows
 from varfast.reference.smooth_embed import smooth_embed as _reference
 
@@ -44,7 +44,8 @@ def smooth_embed(
         TypeError: a wrong dtype or type. ValueError: a wrong shape or a number out of range.
 
     Notes:
-        The kept set is exact on every backend; the mixture agrees to 1e-5 in norm.
+        The kept set is exact on every backend; the mixture agrees to 1e-5 in norm. Not differentiable: a
+        derivative raises.
     """
     logits = _checks.check_tensor("logits", logits, "B, L, V")
     batch, length, vocab = logits.shape
@@ -68,8 +69,18 @@ def smooth_embed(
         raise ValueError(f"tau must be a positive number, got {tau!r}")
     nucleus, _ = _checks.scalar_argument("top_p", top_p, batch, logits.device, low=0.0, high=1.0)
     stream, top_k = _checks.check_integer("stream", stream, 0), _checks.check_integer("top_k", top_k, 0)
-    return torch.ops.varfast.smooth_embed(
-        logits, codebook, seeds, noise, positions, ratio, float(tau), stream, top_k, nucleus
+    return _autograd.call(
+        torch.ops.varfast.smooth_embed,
+        logits,
+        codebook,
+        seeds,
+        noise,
+        positions,
+        ratio,
+        float(tau),
+        stream,
+        top_k,
+        nucleus,
     )
 
 
@@ -78,5 +89,6 @@ def _fake(logits: Tensor, codebook: Tensor, *rest: object) -> Tensor:
     return codebook.new_empty(logits.shape[0], logits.shape[1], codebook.shape[1])
 
 
+_autograd.register_autograd("smooth_embed")
 _library.register_reference("smooth_embed", _reference)
 _library.register_triton("smooth_embed")

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from varfast import _library
+from varfast import _autograd, _library
 from varfast.ops import _checks
 from varfast.reference.spectral_reweight import spectral_reweight as _reference
 from varfast.reference.spectral_reweight import weights
@@ -71,7 +71,8 @@ def spectral_reweight(
         the image comes out non-finite. On GPUs up to min(L, C) = 64 never synchronises and can be captured in a CUDA
         graph; beyond that torch.linalg.eigh is called, which cannot. On the CPU the same bits whatever the batch, the
         strides and the number of threads. Differentiable in `x`, and in `beta` and `alpha` where they are tensors
-        (by torch.linalg.eigh); with `rank` only where there is a gap at the cut.
+        (by torch.linalg.eigh), once: a second derivative and forward mode raise; with `rank` only where
+        there is a gap at the cut.
     """
     _checks.check_tensor("x", x, "B, L, C", _DTYPES)
     if mode not in _MODES:
@@ -83,8 +84,16 @@ def spectral_reweight(
     alpha, alpha_tensor = _checks.scalar_argument("alpha", alpha, x.shape[0], x.device, low=0.0, high=largest)
     if mode == "amplify" and relative and beta_tensor is None and alpha_tensor is None:
         check_amplification("beta", alpha, beta)
-    y, sigma = torch.ops.varfast.spectral_reweight(
-        x, beta, beta_tensor, alpha, alpha_tensor, mode == "amplify", rank, relative
+    y, sigma = _autograd.call(
+        torch.ops.varfast.spectral_reweight,
+        x,
+        beta,
+        beta_tensor,
+        alpha,
+        alpha_tensor,
+        mode == "amplify",
+        rank,
+        relative,
     )
     return (y, sigma) if return_sigma else y
 
@@ -175,6 +184,6 @@ def _backward(ctx: torch.autograd.function.FunctionCtx, grad_y: Tensor, grad_sig
     return (out if by_rows else out.mT).to(x.dtype), None, grads[0], None, grads[1], None, None, None
 
 
-torch.library.register_autograd("varfast::spectral_reweight", _backward, setup_context=_setup)
+_autograd.register_autograd("spectral_reweight", _backward, _setup, once=True)
 _library.register_reference("spectral_reweight", _reference)
 _library.register_triton("spectral_reweight")
