@@ -28,6 +28,10 @@ FUNCTIONS = {
         lambda x, s, t: ops.sample(x * 2, s, temperature=t, top_k=5, top_p=0.9, draws=3, return_logprobs=True)[:4],
         lambda b, c: (randn(b, 7, c), seeds(b), torch.tensor(1.5)),
     ),
+    "filter_logits": (
+        lambda x, t: ops.filter_logits(x * 2, temperature=t, top_k=5, top_p=0.9, probs=True),
+        lambda b, c: (randn(b, 7, c), torch.tensor(1.5)),
+    ),
     "guided_sample": (
         lambda c, u, p, s, t: ops.guided_sample(
             c * 2, u, p, seeds=s, t=t, beta=t, top_k=5, top_p=0.9, return_cfg=True, **GRIDS
@@ -129,8 +133,8 @@ def test_ten_scales_need_at_most_three_compilations():
     assert counters["stats"]["unique_graphs"] <= 3
 
 
-def test_compiled_blocks_make_one_graph_a_scale_and_the_same_features(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 3)  # fewer than scales
+@torch._dynamo.config.patch(recompile_limit=3)  # fewer than scales; pytest's monkeypatch deletes the setting at its end
+def test_compiled_blocks_make_one_graph_a_scale_and_the_same_features() -> None:
     graphs = []
 
     def backend(graph: torch.fx.GraphModule, _: object) -> object:
