@@ -75,7 +75,8 @@ class HARTBlock(Block):
     def forward(  # type: ignore[override]
         self, x: Tensor, cond_BD: Tensor, attn_bias: None, si: int, context_position_ids: Tensor, context_mask: Tensor
     ) -> Tensor:
-        where = 0.1 * si * context_position_ids[:, -1:] + 0.1 * context_mask.sum(1, keepdim=True)
+        last, count = context_position_ids[:, -1:].float(), context_mask.sum(1, keepdim=True).float()
+        where = 0.1 * si * last + 0.1 * count
         return super().forward(x, cond_BD.amax(1) + where, attn_bias)
 
 

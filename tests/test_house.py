@@ -175,3 +175,33 @@ def test_no_path_of_a_machine() -> None:
 
 def test_what_the_package_exports_is_there() -> None:
     assert all(hasattr(varfast, name) for name in varfast.__all__)
+
+
+# What torch makes on the default device, and of the default dtype where the arguments are floats or none.
+OF_DEFAULT_DTYPE = set("tensor as_tensor arange zeros ones full empty rand randn linspace logspace eye".split())  # noqa: SIM905
+ON_DEFAULT_DEVICE = OF_DEFAULT_DTYPE | {"randint", "randperm", "Generator"}
+
+
+def unnamed_defaults(text: str) -> list[str]:
+    """The calls in a source text that make a tensor or generator as `torch.set_default_device` or `_dtype` say."""
+    calls = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call)]
+    # A module is made like torch's own modules; what loads one makes it on the meta device and assigns its tensors.
+    modules = [call for call in calls if ast.unparse(call.func).endswith(("nn.Parameter", ".register_buffer"))]
+    allowed = {inner for call in modules for inner in ast.walk(call)}
+    wrong = []
+    for call in calls:
+        name, given = ast.unparse(call.func).removeprefix("torch."), {word.arg for word in call.keywords}
+        if not ast.unparse(call.func).startswith("torch.") or name not in ON_DEFAULT_DEVICE or call in allowed:
+            continue
+        needed = {"device"} if not (name == "Generator" and call.args) else set()
+        # A tensor or a list of whole numbers keeps its own: FlexVAR's invalid ids may be a mask.
+        needed |= {"dtype"} if name in OF_DEFAULT_DTYPE and "invalid_ids" not in ast.unparse(call) else set()
+        if needed - given:
+            wrong.append(f"{call.lineno}: {ast.unparse(call)} lacks {', '.join(sorted(needed - given))}")
+    return wrong
+
+
+def test_every_tensor_names_its_dtype_and_device() -> None:
+    assert unnamed_defaults("torch.zeros(3)") and unnamed_defaults("torch.Generator()")
+    paths = [*tracked("varfast/*.py"), *tracked("triton_kernels/*.py")]
+    assert not {str(path.relative_to(ROOT)): wrong for path in paths if (wrong := unnamed_defaults(path.read_text()))}

@@ -43,7 +43,9 @@ class Prior(NamedTuple):
 
 @functools.lru_cache(maxsize=256)
 def _tables(device: torch.device, *spec: object) -> tuple[Tensor, Tensor, Tensor, bool]:
-    matrix, along_h, along_w, folded = torch.ops.varfast.dse_tables(torch.empty(0), *spec)
+    matrix, along_h, along_w, folded = torch.ops.varfast.dse_tables(
+        torch.empty(0, dtype=torch.float32, device="cpu"), *spec
+    )
     return matrix.to(device), along_h.to(device), along_w.to(device), bool(folded)
 
 

@@ -90,7 +90,7 @@ def pack_bits(bits: Tensor) -> Tensor:
     """Bools (G, N, d) into int32 words (G, N, ceil(d / 32))."""
     words = math.ceil(bits.shape[-1] / 32)
     padded = torch.nn.functional.pad(bits, (0, words * 32 - bits.shape[-1])).unflatten(-1, (words, 32))
-    place = torch.arange(32, device=bits.device)
+    place = torch.arange(32, dtype=torch.int64, device=bits.device)
     return (padded.to(torch.int64) << place).sum(-1).to(torch.int32)
 
 

@@ -113,7 +113,7 @@ def check_labels(labels: Tensor, model: Model) -> Tensor:
 def int64(name: str, values: Sequence[int] | Tensor) -> Tensor:
     """(B,) int64 from integers, Python's or numpy's, or an integer tensor, where that is."""
     if not isinstance(values, Tensor):
-        values = torch.tensor(_integers(name, values), dtype=torch.int64)
+        values = torch.tensor(_integers(name, values), dtype=torch.int64, device="cpu")
     if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
         raise TypeError(f"{name} must hold integers, got {values.dtype}")
     if values.dim() != 1:

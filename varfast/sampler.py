@@ -233,7 +233,7 @@ class Sampler:
             if (hook := getattr(item, "select", None)) is not None:
                 given = (candidates,) if drawn.distribution is None else (candidates, drawn.distribution)
                 if (index := hook(step, *given)) is not None:
-                    which = torch.arange(len(index), device=index.device), index
+                    which = torch.arange(len(index), dtype=torch.int64, device=index.device), index
                     return candidates[which], None if logprobs is None else logprobs.movedim(-1, 1)[which]
         raise ValueError(f"{ids.shape[-1]} candidates were drawn at scale {step.index}, but no `select` chose one")
 
@@ -287,7 +287,7 @@ def _to_device(recipes: list[Recipe], device: torch.device) -> list[Recipe]:
     """All tensors on the device, and t and beta as 0-dim float64 ones, with one transfer: a compiled op that met a new
     float at every scale would compile anew each time."""
     numbers = [value for r in recipes for value in (r.t, r.beta) if not isinstance(value, Tensor)]
-    moved = iter(torch.tensor(numbers, dtype=torch.float64).to(device).unbind())
+    moved = iter(torch.tensor(numbers, dtype=torch.float64, device="cpu").to(device).unbind())
     result = []
     for recipe in recipes:
         there: dict[str, Any] = {name: v.to(device) for name, v in vars(recipe).items() if isinstance(v, Tensor)}

@@ -52,10 +52,11 @@ def load_classifier(path: str | os.PathLike[str] | None = None) -> Classifier:
     if not file.is_file():
         raise FileNotFoundError(f"no classifier at {file}: train it with `varfast train --classifier`")
     peek(file)
-    model = Classifier()
+    with torch.device("meta"):  # its weights come from the file, whatever torch's default dtype and device are
+        model = Classifier()
     try:
         tensors = {k: v if v.dtype == torch.int64 else v.float() for k, v in load_file(file).items()}
-        model.load_state_dict(tensors)
+        model.load_state_dict(tensors, assign=True)
     except (SafetensorError, RuntimeError) as error:
         raise ValueError(f"{file}: not a varfast classifier: {error}") from error
     return model.eval().requires_grad_(False)

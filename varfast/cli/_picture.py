@@ -50,7 +50,7 @@ def write_png(path: Path, image: Image.Image) -> None:
 
 def read_png(path: Path) -> Tensor:
     """(3, H, W) in [0, 1]."""
-    return torch.from_numpy(np.asarray(Image.open(path).convert("RGB")).copy()).permute(2, 0, 1) / 255
+    return torch.from_numpy(np.asarray(Image.open(path).convert("RGB")).copy()).permute(2, 0, 1).float() / 255
 
 
 def picture(rows: Sequence[Row], columns: Sequence[str], title: str = "") -> Image.Image:

@@ -126,8 +126,8 @@ class Report:
     def _draw(self, settings: Sequence[Setting], seed: int) -> None:
         """Batch by batch through all methods, which share what they have in common, then judges them."""
         count, batch = self.experiment.images, self.experiment.batch
-        labels = torch.arange(count) % self.experiment.model.num_classes
-        seeds = seed * SEED_STRIDE + torch.arange(count)
+        labels = torch.arange(count, dtype=torch.int64, device="cpu") % self.experiment.model.num_classes
+        seeds = seed * SEED_STRIDE + torch.arange(count, dtype=torch.int64, device="cpu")
         shared = Sharing(self.experiment.model)
         samplers = [setting.make(shared) for setting in settings]
         prepared: list[list[Tensor]] = [[] for _ in settings]

@@ -134,7 +134,7 @@ class WrappedInfinity:
         self.grids: tuple[Grid, ...] = tuple((h, w) for _, h, w in self.schedule)
         self.bits = int(model.d_vae)
         self.vocab_size, self.num_classes, self.last_label = 2 * self.bits, len(text[1]), len(text[1]) - 1
-        self.codebook = torch.tensor([[-1.0], [1.0]], device=model.pos_start.device)
+        self.codebook = torch.tensor([[-1.0], [1.0]], dtype=torch.float32, device=model.pos_start.device)
 
     @torch.no_grad()
     def begin(self, labels: Tensor, unconditional: bool = True) -> State:
@@ -147,7 +147,7 @@ class WrappedInfinity:
             empty = [self.model.cfg_uncond[: len(part)] for part in parts]
             parts = parts + (empty if self.negative is None else _prompts(self.negative, which))
         lengths = [len(part) for part in parts]
-        ends = torch.tensor([0, *lengths], device=labels.device).cumsum(0).to(torch.int32)
+        ends = torch.tensor([0, *lengths], dtype=torch.int64, device=labels.device).cumsum(0).to(torch.int32)
         packed = self.model.text_norm(torch.cat(parts))
         cond = self.model.text_proj_for_sos((packed, ends, max(lengths)))
         with torch.autocast(cond.device.type, enabled=False):
@@ -163,7 +163,9 @@ class WrappedInfinity:
             text=(self.model.text_proj_for_ca(packed), ends, max(lengths)),
             cache=nothing,
             fresh=nothing.copy(),
-            summed=torch.zeros(len(which), self.bits // scale**2, scale * h, scale * w, device=cond.device),
+            summed=torch.zeros(
+                len(which), self.bits // scale**2, scale * h, scale * w, dtype=torch.float32, device=cond.device
+            ),
             tokens=cond[:, None] + self.model.pos_start,
             asked=len(which) * (2 if unconditional else 1),
         )

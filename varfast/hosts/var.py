@@ -201,7 +201,8 @@ def image_seeds(batch: int, g_seed: int | None) -> Tensor:
     The seed of image i is the i-th number in [0, 2^62) of a CPU `torch.Generator` seeded with `g_seed` (without one,
     of torch's global generator): it does not depend on B.
     """
-    return torch.randint(2**62, (batch,), generator=None if g_seed is None else torch.Generator().manual_seed(g_seed))
+    host = None if g_seed is None else torch.Generator("cpu").manual_seed(g_seed)
+    return torch.randint(2**62, (batch,), generator=host, dtype=torch.int64, device="cpu")
 
 
 def labels_of(model: Any, batch: int, label: int | Tensor | None, g_seed: int | None) -> Tensor:
@@ -212,7 +213,8 @@ def labels_of(model: Any, batch: int, label: int | Tensor | None, g_seed: int | 
         return torch.multinomial(model.uniform_prob, batch, replacement=True, generator=host).reshape(batch)
     label = plain(label)
     if isinstance(label, int):
-        return torch.full((batch,), model.num_classes if label < 0 else label, device=model.pos_start.device)
+        label = model.num_classes if label < 0 else label
+        return torch.full((batch,), label, dtype=torch.int64, device=model.pos_start.device)
     if not isinstance(label, Tensor) or label.shape != (batch,):
         got = tuple(label.shape) if isinstance(label, Tensor) else repr(label)
         raise ValueError(f"label_B must be None, an int or a tensor of shape ({batch},), got {got}")

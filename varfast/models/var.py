@@ -164,7 +164,9 @@ class VAR(nn.Module):
     def _mask(self) -> Tensor:
         """(sum of L, sum of L), True where a token (row) may look: at its own scale and those before."""
         device = self.pos_1LC.device
-        level = torch.cat([torch.full((n,), k, device=device) for k, n in enumerate(self.config.lengths)])
+        level = torch.cat(
+            [torch.full((n,), k, dtype=torch.int64, device=device) for k, n in enumerate(self.config.lengths)]
+        )
         return level[:, None] >= level[None, :]
 
     def _modulations(self, cond: Tensor) -> list[Modulation]:

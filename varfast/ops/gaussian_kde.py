@@ -138,7 +138,7 @@ def _flat_samples(
             raise ValueError(f'samples must be a tensor, None or "exact", got {samples!r}')
         if codebook is None:
             raise ValueError(f'samples="exact" needs ids and their codebook; points are {points.dtype}')
-        return torch.arange(codebook.shape[0], device=points.device).expand(points.shape[0], -1)
+        return torch.arange(codebook.shape[0], dtype=torch.int64, device=points.device).expand(points.shape[0], -1)
     value = _check_points("samples", samples, codebook)
     if value.dtype != points.dtype:
         raise TypeError(f"samples must have points' dtype {points.dtype}, got {value.dtype}")

@@ -158,7 +158,7 @@ def _backward(ctx: torch.autograd.function.FunctionCtx, grad_y: Tensor, grad_sig
     unit = torch.where(s_max > 0, 1.0 / positive, 0.0) if relative else torch.ones_like(s_max)
     sign = 1.0 if amplify else -1.0
     rate = sign * strength * unit
-    leading = torch.arange(s.shape[1], device=s.device) < (s.shape[1] if rank is None else rank)
+    leading = torch.arange(s.shape[1], dtype=torch.int64, device=s.device) < (s.shape[1] if rank is None else rank)
     f = weights(s, beta, beta_tensor, alpha, alpha_tensor, amplify, rank, relative)
 
     rotated_x, rotated_grad = u.mT @ values, u.mT @ grad

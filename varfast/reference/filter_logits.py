@@ -36,7 +36,7 @@ def filter_logits(
     if temperature_last:
         weights = row_weights(safe, largest, temp)
     first = (safe == largest).to(torch.int8).argmax(-1, keepdim=True)
-    only = torch.arange(logits.shape[-1], device=logits.device) == first
+    only = torch.arange(logits.shape[-1], dtype=torch.int64, device=logits.device) == first
     kept = torch.where(greedy, only, kept)
     if not probs:
         return torch.where(valid & ~kept, -math.inf, logits)

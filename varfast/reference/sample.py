@@ -43,7 +43,7 @@ def filter_tokens(logits: Tensor, weights: Tensor, top_k: int, top_p: Tensor, mi
 def draw(weights: Tensor, seeds: Tensor, positions: Tensor, stream: int, purpose: int, draws: int) -> Tensor:
     """First index whose running weight exceeds u = mulhi64(r, total): int64 (B, L, draws)."""
     running = weights.cumsum(-1)
-    index = torch.arange(draws, device=weights.device)
+    index = torch.arange(draws, dtype=torch.int64, device=weights.device)
     high, low = philox.random64(seeds[:, None, None], positions[..., None], index, stream, purpose)
     u = philox.mulhi64(high, low, running[..., -1:])
     return torch.searchsorted(running, u, right=True)
@@ -72,7 +72,7 @@ def sample(
     if not logits.numel():
         return _empty(batch, length, draws, with_stats, logits)
     if positions is None:
-        positions = torch.arange(length, device=logits.device)
+        positions = torch.arange(length, dtype=torch.int64, device=logits.device)
     positions = positions.expand(batch, length)
     valid = ((logits < math.inf).all(-1) & (logits > -math.inf).any(-1))[..., None]  # a NaN is not < inf
     logits = torch.where(valid, logits, 0.0)
@@ -88,7 +88,7 @@ def sample(
         weights = row_weights(logits, largest, temp)
     # torch.argmax returns any of several equal maxima of a float tensor; the first one is asked for.
     first = (logits == largest).to(torch.int8).argmax(-1, keepdim=True)
-    kept = torch.where(greedy, torch.arange(vocab, device=logits.device) == first, kept)
+    kept = torch.where(greedy, torch.arange(vocab, dtype=torch.int64, device=logits.device) == first, kept)
     weights = torch.where(kept, weights, 0)
     ids = torch.where(valid, draw(weights, seeds, positions, stream, purpose, draws), -1)
     if not with_stats:

@@ -17,7 +17,7 @@ def search_rank(scores: Tensor, finite: Tensor, seeds: Tensor, rule: str, alpha:
     exact = torch.where(finite, scores, 0.0).to(torch.float64)
     mean = exact.sum(1, keepdim=True) / finite.sum(1, keepdim=True)
     low = torch.where(finite, scores, -torch.inf).to(torch.float64).amax(1, keepdim=True) < alpha * mean
-    candidate = torch.arange(scores.shape[1], device=scores.device)
+    candidate = torch.arange(scores.shape[1], dtype=torch.int64, device=scores.device)
     high_word, low_word = philox.random64(seeds[:, None], candidate, candidate.new_zeros(()), stream, philox.ORDER)
     keys = (high_word << 32 | low_word) ^ torch.iinfo(torch.int64).min  # unsigned order as signed order
     return torch.where(low, keys.sort(dim=1, stable=True).indices, falling)
@@ -61,7 +61,7 @@ def select_candidate(
     # rank[b, n]: when candidate n is visited; `count` for never. A column more takes what an order may hold besides.
     inside = (order >= 0) & (order < count)
     rank = order.new_full((batch, count + 1), count)
-    turns = torch.arange(count, device=order.device).expand(batch, count)
+    turns = torch.arange(count, dtype=torch.int64, device=order.device).expand(batch, count)
     rank = rank.scatter(1, torch.where(inside, order, count), turns)[:, :count]
     rank = torch.where(finite, rank, count)
 
@@ -74,7 +74,7 @@ def select_candidate(
 
     chosen = reps >= 0
     if rule == "infinity":
-        weights = chosen.sum(1, keepdim=True) - torch.arange(keep, device=reps.device)
+        weights = chosen.sum(1, keepdim=True) - torch.arange(keep, dtype=torch.int64, device=reps.device)
     else:
         score = torch.where(chosen, scores.gather(1, reps.clamp_min(0)), -torch.inf).to(torch.float64)
         best = score.amax(1, keepdim=True)

@@ -14,7 +14,7 @@ def exponential_noise(seeds: Tensor, positions: Tensor, vocab: int, stream: int)
 
     u is rounded to float32 and held below 1, so that E lies in [1.2e-10, 16.7].
     """
-    token = torch.arange(vocab, device=seeds.device)
+    token = torch.arange(vocab, dtype=torch.int64, device=seeds.device)
     _, low = philox.random64(seeds[:, None, None], positions[..., None], token, stream, philox.NOISE)
     u = ((low.to(torch.float64) + 0.5) * 2.0**-32).to(torch.float32).clamp_max(1 - 2.0**-24)
     return -torch.log1p(-u)
@@ -38,7 +38,7 @@ def smooth_embed(
     if not logits.numel():
         return codebook.new_zeros(batch, length, codebook.shape[1])
     if positions is None:
-        positions = torch.arange(length, device=logits.device)
+        positions = torch.arange(length, dtype=torch.int64, device=logits.device)
     positions = positions.expand(batch, length)
     logits = logits.to(work)
     valid = ((logits < math.inf).all(-1) & (logits > -math.inf).any(-1))[..., None]

@@ -19,7 +19,9 @@ def weights(
     factor = torch.full_like(s[:, :1], alpha) if alpha_tensor is None else alpha_tensor.expand(len(s))[:, None]
     unit = s / s[:, :1].clamp_min(torch.finfo(s.dtype).tiny) if relative else s
     f = factor * torch.exp((rate if amplify else -rate) * unit)
-    return f if rank is None else torch.where(torch.arange(s.shape[1], device=s.device) < rank, f, 1.0)
+    return (
+        f if rank is None else torch.where(torch.arange(s.shape[1], dtype=torch.int64, device=s.device) < rank, f, 1.0)
+    )
 
 
 def spectral_reweight(

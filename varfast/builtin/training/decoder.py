@@ -30,8 +30,8 @@ JUDGE_ALONE = 40  # steps in which only the discriminator learns: its first grad
 
 def draw(model: VAR, count: int, batch: int, seed: int) -> list[Tensor]:
     """Token maps of `count` samples, classes in turn: per scale an int64 tensor (count, L)."""
-    sampler, labels = Sampler(model, cfg=CFG), torch.arange(count) % model.num_classes
-    seeds = torch.arange(count) + (seed << 32)
+    sampler, labels = Sampler(model, cfg=CFG), torch.arange(count, dtype=torch.int64, device="cpu") % model.num_classes
+    seeds = torch.arange(count, dtype=torch.int64, device="cpu") + (seed << 32)
     chunks = [sampler(y, s, return_ids=True)[1] for y, s in zip(labels.split(batch), seeds.split(batch), strict=True)]
     return [torch.cat(scale) for scale in zip(*chunks, strict=True)]
 

@@ -196,7 +196,8 @@ def batch_indices(step: int, data_size: int, batch_size: int, seed: int) -> Tens
     if per_epoch < 1:
         raise ValueError(f"batch_size: got {batch_size}, needs at most the {data_size} images there are")
     epoch, place = divmod(step, per_epoch)
-    order = torch.randperm(data_size, generator=torch.Generator().manual_seed(seed * 7919 + epoch))
+    generator = torch.Generator("cpu").manual_seed(seed * 7919 + epoch)
+    order = torch.randperm(data_size, generator=generator, dtype=torch.int64, device="cpu")
     return order[place * batch_size : (place + 1) * batch_size]
 
 

@@ -121,7 +121,8 @@ def train_transformer(
     def step(_: int, indices: Tensor) -> dict[str, Tensor]:
         batch = [scale[indices].long() for scale in ids]
         inputs = vae.quantize.unroll(batch)[0]
-        label = labels[indices].masked_fill(torch.rand(len(indices)) < LABEL_DROPOUT, model.num_classes)
+        dropped = torch.rand(len(indices), dtype=torch.float32, device="cpu") < LABEL_DROPOUT
+        label = labels[indices].masked_fill(dropped, model.num_classes)
         with torch.autocast("cpu", torch.bfloat16):
             logits = model(label, inputs)
         loss = F.cross_entropy(logits.flatten(0, 1).float(), torch.cat(batch, dim=1).flatten())
