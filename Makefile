@@ -8,7 +8,8 @@ ifneq ($(VIRTUAL_ENV),)
   endif
 endif
 ENV ?= .venv
-PY := $(ENV)/bin/python
+# Quoted wherever the shell sees it: an environment may lie under a path with spaces, which make itself cannot name.
+PY := "$(ENV)/bin/python"
 SOURCES := $(shell find csrc setup.py CMakeLists.txt pyproject.toml -type f)
 # Two workers with one thread each: two cores are busy, and nobody waits for a neighbour's threads.
 WHEEL_TESTS := $(addprefix tests/test_,sampler.py guidance.py cli.py shell.py metrics.py models.py)
@@ -42,22 +43,22 @@ bench: build/ready
 
 # Compiles the CUDA library where nvcc is, with or without a GPU.
 cuda: build/ready
-	PATH="$$(realpath -s $(ENV))/bin:$$PATH" PYTHON=python .ci/cuda
+	PATH="$$(realpath -s "$(ENV)")/bin:$$PATH" PYTHON=python .ci/cuda
 
 # On a machine with a GPU: build, tests, compute-sanitizer, bars. Needs no network, and whatever python3 has torch.
 gpu:
-	PYTHON="$${PYTHON:-$(if $(wildcard $(PY)),$(PY),python3)}" .ci/gpu
+	[ -x $(PY) ] && own=$(PY) || own=python3; PYTHON="$${PYTHON:-$$own}" .ci/gpu
 
 lint: build/ready
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
-	$(ENV)/bin/clang-format --dry-run --Werror $$(git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu')
+	"$(ENV)/bin/clang-format" --dry-run --Werror $$(git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu')
 
 format: build/ready
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
-	$(ENV)/bin/clang-format -i $$(git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu')
+	"$(ENV)/bin/clang-format" -i $$(git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu')
 
 clean:
 	rm -rf build out .venv varfast.egg-info varfast/*.so
@@ -68,10 +69,15 @@ clean:
 	.venv/bin/python -m pip install -q --upgrade pip
 	.venv/bin/python -m pip install -q "$(TORCH)"
 
-# Built and installed in place; again only when a source of the compiled part changes.
-build/ready: $(SOURCES) | $(PY)
-	@mkdir -p build
+# Built and installed in place; again only when a source of the compiled part changes, or VARFAST_WERROR.
+ifeq ($(ENV),.venv)
+build/ready: | .venv/bin/python
+endif
+build/ready: $(SOURCES) build/werror.$(or $(VARFAST_WERROR),off)
 	$(PY) -c "import torch; print('torch==' + torch.__version__)" > build/constraints.txt
 	$(PY) -m pip install -q -c build/constraints.txt "setuptools>=77" wheel "cmake>=3.20" ninja "pybind11>=2.13"
 	$(PY) -m pip install -q -c build/constraints.txt --no-build-isolation -e ".[test,lint]"
 	@touch $@
+
+build/werror.%:
+	@mkdir -p build && rm -f build/werror.* && touch $@

@@ -24,8 +24,13 @@ endforeach()
 add_library(varfast_cuda SHARED ${cuda_sources} csrc/dse_prior/dse_operator.cpp)
 target_include_directories(varfast_cuda PRIVATE csrc)
 # -fmad=false: as -ffp-contract=off on the CPU. relaxed-constexpr: std::numeric_limits on the device.
-set(cuda_flags -O3 -fmad=false --expt-relaxed-constexpr --ptxas-options=-v
-  -Xcompiler=-Wall,-Wextra,-Werror,-ffp-contract=off)
+set(cuda_flags -O3 -fmad=false --expt-relaxed-constexpr --ptxas-options=-v -Xcompiler=-Wall,-Wextra,-ffp-contract=off)
+if(VARFAST_WERROR)
+  list(APPEND cuda_flags -Xcompiler=-Werror)
+endif()
+foreach(map ${prefix_maps})
+  list(APPEND cuda_flags "-Xcompiler=${map}")
+endforeach()
 target_compile_options(varfast_cuda PRIVATE "$<$<COMPILE_LANGUAGE:CUDA>:${cuda_flags}>")
 # USE_CUDA: declares the stable ABI's stream functions.
 target_compile_definitions(varfast_cuda PRIVATE VF_REGISTER USE_CUDA)

@@ -10,6 +10,7 @@ import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 CSRC = ROOT / "csrc"
+GNU_ONLY = ("-Wno-maybe-uninitialized", "-Wno-uninitialized")
 
 
 def _words(name: str) -> list[str]:
@@ -20,13 +21,13 @@ def _words(name: str) -> list[str]:
     return found[1].split()
 
 
-def flags(level: str) -> list[str]:
-    """What the build passes to the compiler for an instruction set."""
-    out = ["-std=c++20", "-fPIC", "-fvisibility=hidden", *_words("cxx_flags"), f"-DVF_ISA={level}"]
+def flags(level: str, compiler: str = "g++") -> list[str]:
+    """What the build passes to the compiler for an instruction set, and -Werror."""
+    out = ["-std=c++20", "-fPIC", "-fvisibility=hidden", *_words("cxx_flags"), "-Werror", f"-DVF_ISA={level}"]
     if level != "portable":
         for word in _words(f"{level}_flags"):
             out += _words("avx2_flags") if word == "${avx2_flags}" else [word]
-    return [*out, "-Wno-maybe-uninitialized", "-Wno-uninitialized", f"-I{CSRC}"]
+    return [*out, *(GNU_ONLY if compiler == "g++" else ()), f"-I{CSRC}"]
 
 
 def torch_flags() -> list[str]:

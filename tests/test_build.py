@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from native import CSRC, ROOT, compile_cpp, flags, run, tool, torch_flags
+from native import CSRC, GNU_ONLY, ROOT, compile_cpp, flags, run, tool, torch_flags
 
 import varfast
 
@@ -36,6 +36,16 @@ def test_no_library_holds_a_path_of_the_machine_that_built_it(library):
     for tag in ("RUNPATH", "RPATH"):
         for entry in ":".join(dynamic(library, tag)).split(":"):
             assert not entry.startswith("/"), entry
+    # __FILE__ stands in every error of native code: csrc/... and torch/..., wherever the sources were.
+    files = re.findall(rb"[\w./+ -]*/[\w./+ -]+\.(?:h|cpp|cuh?)(?=\0)", library.read_bytes())
+    assert files or "cpu" not in library.name
+    assert not [name for name in files if not name.startswith((b"csrc/", b"torch/"))]
+
+
+def test_an_error_of_native_code_names_its_source_as_the_repository_does():
+    with pytest.raises(RuntimeError, match=r"\bcsrc/\w+/\w+\.(h|cpp):\d+") as caught:
+        torch.ops.varfast.dse_prior(torch.zeros(2, 3), [2, 2], [3, 3], "dse", "bilinear", [1, 1])
+    assert not re.search(r"(/|\.\./)csrc/", str(caught.value).split("Exception raised from")[0])
 
 
 HOST = """
@@ -63,7 +73,7 @@ def test_a_program_without_python_loads_the_ops(tmp_path):
 
 def test_a_wrong_instruction_set_is_refused_at_import():
     environment = {**os.environ, "VARFAST_SIMD": "bogus"}
-    done = subprocess.run([sys.executable, "-c", "import varfast"], env=environment, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", "import varfast.ops"], env=environment, capture_output=True, text=True)
     assert done.returncode != 0
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("ValueError: VARFAST_SIMD") and "'bogus'" in last and "portable" in last
@@ -98,6 +108,25 @@ def test_compiles_for_aarch64(source, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.source_tree
+@pytest.mark.parametrize("level", ("portable", "avx512"))
+@pytest.mark.parametrize("source", sorted(CSRC.glob("*/*_cpu.cpp")), ids=lambda path: path.stem)
+def test_clang_compiles_without_a_warning(source, level, tmp_path):
+    options = [*flags(level, "clang++"), *torch_flags(), "-DVF_REGISTER", '-DVF_BUILD_LEVELS="portable"']
+    run(tool("clang++"), "-c", source, "-o", tmp_path / "out.o", *options, '-DVF_BUILD_COMPILER="clang"')
+
+
+@pytest.mark.source_tree
+def test_flags_that_one_compiler_alone_knows_are_given_to_it_alone():
+    """clang takes gcc's -Wno-maybe-uninitialized for an unknown option; -Werror is for who mends warnings."""
+    text = (ROOT / "CMakeLists.txt").read_text() + (CSRC / "cuda.cmake").read_text()
+    for flag in GNU_ONLY:
+        assert text.count(flag) == text.count(f"$<$<CXX_COMPILER_ID:GNU>:{flag}>") == 1
+    for found in re.finditer("-Werror", text):
+        assert text[: found.start()].rstrip().endswith(("APPEND cxx_flags", "APPEND cuda_flags -Xcompiler="))
+
+
+@pytest.mark.slow
+@pytest.mark.source_tree
 def test_the_wheel_holds_libraries_weights_types_and_triton_kernels(tmp_path):
     pip = [sys.executable, "-m", "pip", "wheel", "-q", ".", "--no-build-isolation", "--no-deps", "-w", tmp_path]
     built = ROOT / "build" / f"lib.{sysconfig.get_platform()}-{sys.implementation.cache_tag}" / "varfast"
@@ -118,65 +147,6 @@ def test_the_wheel_holds_libraries_weights_types_and_triton_kernels(tmp_path):
     shipped = {path.name for path in (ROOT / "varfast" / "builtin" / "weights").glob("*.safetensors")}
     assert {f"varfast/builtin/weights/{name}" for name in shipped} <= names
     assert not [name for name in names if name.split("/")[0] not in ("varfast",) and ".dist-info" not in name]
-
-
-def functions_of_setup() -> dict:
-    names: dict = {"__file__": str(ROOT / "setup.py")}
-    exec((ROOT / "setup.py").read_text().split("\nclass FreshBuild")[0], names)
-    return names
-
-
-@pytest.mark.source_tree
-def test_an_empty_variable_is_an_unset_one_and_undoes_what_cmake_remembers(tmp_path, monkeypatch):
-    configure = functions_of_setup()["configure"]
-    for name in ("VARFAST_CUDA_ARCHS", "VARFAST_BUILD_DIR"):
-        monkeypatch.delenv(name, raising=False)
-    plain = configure(tmp_path, tmp_path, None)
-    assert plain[0] == ROOT / "build" / "cmake" and "-UVARFAST_CUDA_ARCHS" in plain[1]
-    monkeypatch.setenv("VARFAST_CUDA_ARCHS", "90")
-    monkeypatch.setenv("VARFAST_BUILD_DIR", str(tmp_path))
-    tree, command = configure(tmp_path, tmp_path, "nvcc")
-    assert tree == tmp_path and {"-DVARFAST_CUDA_ARCHS=90", "-DCMAKE_CUDA_COMPILER=nvcc"} <= set(command)
-    monkeypatch.setenv("VARFAST_CUDA_ARCHS", "")
-    monkeypatch.setenv("VARFAST_BUILD_DIR", "")
-    assert configure(tmp_path, tmp_path, None) == plain
-    # The cache of a folder: what one call sets, the next undoes.
-    (tmp_path / "CMakeLists.txt").write_text(
-        'cmake_minimum_required(VERSION 3.20)\nproject(x NONE)\nset(A "80;90" CACHE STRING "")\nmessage("A=${A}")\n'
-    )
-    for option, want in (("-UA", "80;90"), ("-DA=75", "75"), ("-UA", "80;90")):
-        done = subprocess.run([tool("cmake"), option, tmp_path, "-B", tmp_path / "b"], capture_output=True, text=True)
-        assert f"A={want}\n" in done.stderr
-
-
-@pytest.mark.source_tree
-def test_cuda_is_built_where_torch_and_the_compiler_are_there(tmp_path, monkeypatch):
-    setup = functions_of_setup()
-    torches = {}
-    for name, cuda in (("cpu", "None"), ("gpu", "'13.0'")):
-        torches[name] = tmp_path / name
-        torches[name].mkdir()
-        (torches[name] / "version.py").write_text(f"cuda: Optional[str] = {cuda}\n")
-    choose = setup["cuda_compiler"]
-    for nvcc in (None, "/anywhere/nvcc"):
-        setup["find_nvcc"] = lambda nvcc=nvcc: nvcc
-        for choice, name, want in (
-            ("auto", "cpu", None),
-            ("auto", "gpu", nvcc),
-            ("", "gpu", nvcc),
-            ("off", "gpu", None),
-        ):
-            monkeypatch.setenv("VARFAST_CUDA", choice)
-            assert choose(torches[name]) == want
-        monkeypatch.setenv("VARFAST_CUDA", "on")
-        if nvcc:
-            assert choose(torches["cpu"]) == nvcc
-        else:
-            with pytest.raises(SystemExit, match="VARFAST_CUDA=on needs nvcc"):
-                choose(torches["gpu"])
-    monkeypatch.setenv("VARFAST_CUDA", "perhaps")
-    with pytest.raises(SystemExit, match="must be auto, on or off"):
-        choose(torches["cpu"])
 
 
 @pytest.mark.source_tree

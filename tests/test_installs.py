@@ -1,0 +1,87 @@
+"""Real installs, as users make them, each build beginning in what the one before left. Needs a package index."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from native import run, tool
+from test_setup import copy_of_the_sources
+
+pytestmark = [pytest.mark.source_tree, pytest.mark.slow]
+
+USE = """
+import torch, varfast
+ids = varfast.ops.sample(torch.arange(24.0).reshape(1, 2, 12), seeds=torch.tensor([3]), top_k=1)
+print(varfast.__file__, ids.flatten().tolist())
+"""
+
+
+class Place:
+    """A copy of the sources and an environment, both under a path with spaces; torch is this environment's."""
+
+    def __init__(self, folder: Path) -> None:
+        self.source = copy_of_the_sources(folder / "var fast")
+        self.folder = folder
+        run(sys.executable, "-m", "venv", folder / "my env")
+        self.python = folder / "my env" / "bin" / "python"
+        (site,) = (folder / "my env").glob("lib/python3*/site-packages")
+        (site / "base.pth").write_text("\n".join(path for path in sys.path if path.endswith("site-packages")) + "\n")
+        self.environment = {
+            **os.environ,
+            "VARFAST_CUDA": "off",
+            "CCACHE_BASEDIR": str(self.source),
+            "PYTHONPATH": "",
+            "VARFAST_BUILD_DIR": "",
+            "VARFAST_TORCH_DIR": "",
+        }
+
+    def pip(self, *arguments: object) -> str:
+        """Runs pip, and returns all that it says: the words of the build are on stderr."""
+        command = 'exec "$0" -m pip --disable-pip-version-check "$@" 2>&1'
+        return run("sh", "-c", command, self.python, *arguments, cwd=self.source, env=self.environment)
+
+    def installed(self) -> Path:
+        """Where Python finds the package; that it draws is checked on the way."""
+        said = run(self.python, "-c", USE, cwd=self.folder, env=self.environment).strip()
+        file, ids = said.split("/__init__.py ")
+        assert ids == "[11, 11]"
+        return Path(file)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Place:
+    return Place(tmp_path_factory.mktemp("a b"))
+
+
+def test_one_folder_can_be_installed_from_again_and_again(place):
+    """pip deletes the environment of each build, which CMake's cache speaks of."""
+    fetched = ""
+    for arguments in (["."], ["."], ["-e", "."], ["."], ["--no-build-isolation", "-e", "."], ["."]):
+        fetched += place.pip("install", "-v", *arguments)
+        where = place.source / "varfast" if "-e" in arguments else place.folder / "my env"
+        assert place.installed().is_relative_to(where), arguments
+    assert "the CPU library alone (VARFAST_CUDA=off), with torch" in fetched
+    assert "Collecting torch" not in fetched
+
+
+def test_a_source_archive_installs(place, tmp_path):
+    run(place.python, "setup.py", "-q", "sdist", "-d", tmp_path, cwd=place.source, env=place.environment)
+    (archive,) = tmp_path.glob("varfast-*.tar.gz")
+    place.pip("uninstall", "-q", "-y", "varfast")
+    place.environment["CCACHE_BASEDIR"] = str(tmp_path)
+    place.pip("install", "-q", archive)
+    assert place.installed().is_relative_to(place.folder / "my env")
+
+
+def test_sources_that_cannot_be_written_to_are_built_elsewhere(place):
+    """A folder mounted read-only, in a namespace of its own."""
+    inside = f'mount --bind -o ro "{place.source}" "{place.source}" && exec "$@"'
+    if subprocess.run([tool("unshare"), "-rm", "true"], capture_output=True).returncode:
+        pytest.skip("needs user namespaces")
+    before = sorted(place.source.rglob("*"))
+    command = [place.python, "-m", "pip", "install", "-q", "--force-reinstall", "--no-deps", "."]
+    run("unshare", "-rm", "sh", "-c", inside, "sh", *command, cwd=place.source, env=place.environment)
+    assert place.installed().is_relative_to(place.folder / "my env")
+    assert sorted(place.source.rglob("*")) == before
