@@ -1,5 +1,7 @@
 """The ops under torch.compile and torch.export: one graph, any size, few compilations over the scales."""
 
+import inspect
+
 import pytest
 import torch
 import torch._dynamo
@@ -68,7 +70,8 @@ def assert_same(got, want) -> None:
 def fresh_compiler():
     torch._dynamo.reset()
     counters.clear()
-    yield
+    with torch._dynamo.config.patch(recompile_limit=8):  # compile_blocks changes it for good
+        yield
     torch._dynamo.reset()
 
 
@@ -167,20 +170,72 @@ def test_inductor_compiles_blocks_to_the_same_images() -> None:
     torch.testing.assert_close(Sampler(again)(**call), Sampler(model)(**call))
 
 
-X, U, ROWS = randn(2, 6, 11), randn(2, 6, 11, seed=1), {"seeds": SEEDS, "return_logprobs": True}
-# Every number that an op takes as a tensor too: the op's float outputs for a value in (0, 1).
+X, U, ROWS = randn(2, 6, 12), randn(2, 6, 12, seed=1), {"seeds": SEEDS, "return_logprobs": True}
+BOOK, SCORES, MAPS = randn(12, 5), randn(2, 9).abs(), randn(2, 9, 3, 1)
+
+
+def smooth(**numbers):
+    return ops.smooth_embed(X, BOOK, SEEDS, **({"ratio": 0.5} | numbers))
+
+
+def select(**numbers):
+    return ops.select_candidate(SCORES, MAPS, SEEDS, **({"keep": 5} | numbers), return_reps=True)
+
+
+# Every float of every op: what the op returns for a value in (0, 1).
 NUMBERS = {
     "guide t": lambda s: ops.guide(X, U, t=1.5 * s),
     "guide beta": lambda s: ops.guide(X, U, X, hw=(2, 3), prev_hw=(2, 3), beta=s),
     "sample temperature": lambda s: ops.sample(X, temperature=s, **ROWS)[:2],
     "sample top_p": lambda s: ops.sample(X, top_p=s, **ROWS)[:2],
     "sample min_p": lambda s: ops.sample(X, min_p=s, **ROWS)[:2],
+    "filter_logits temperature": lambda s: ops.filter_logits(X, temperature=s, top_p=0.9),
+    "filter_logits top_p": lambda s: ops.filter_logits(X, top_p=s),
+    "filter_logits min_p": lambda s: ops.filter_logits(X, min_p=s),
     "guided_sample t": lambda s: ops.guided_sample(X, U, t=s, **ROWS)[:2],
+    "guided_sample beta": lambda s: ops.guided_sample(X, U, X, hw=(2, 3), prev_hw=(2, 3), beta=s, **ROWS)[:2],
+    "guided_sample temperature": lambda s: ops.guided_sample(X, U, temperature=s, **ROWS)[:2],
     "guided_sample top_p": lambda s: ops.guided_sample(X, U, top_p=s, **ROWS)[:2],
+    "guided_sample min_p": lambda s: ops.guided_sample(X, U, min_p=s, **ROWS)[:2],
+    "smooth_embed ratio": lambda s: smooth(ratio=s),
+    "smooth_embed tau": lambda s: smooth(tau=s),
+    "smooth_embed top_p": lambda s: smooth(top_p=s),
     "gaussian_kde bandwidth": lambda s: ops.gaussian_kde(X, bandwidth=s),
+    "gaussian_kde n": lambda s: ops.gaussian_kde(X, bandwidth="silverman", n=9 * s),
     "spectral_reweight beta": lambda s: ops.spectral_reweight(X, beta=s),
+    "select_candidate alpha": lambda s: select(alpha=3 * s),
+    "select_candidate min_distance": lambda s: select(min_distance=3 * s),
     "spectral_reweight alpha": lambda s: ops.spectral_reweight(X, beta=0.1, alpha=s),
 }
+# Every int of every op: what the op returns for a value of 2, 3, 4 or 6.
+INTEGERS = {
+    "sample stream": lambda n: ops.sample(X, stream=n, **ROWS)[:2],
+    "sample purpose": lambda n: ops.sample(X, purpose=n, **ROWS)[:2],
+    "sample top_k": lambda n: ops.sample(X, top_k=n, **ROWS)[:2],
+    "sample draws": lambda n: ops.sample(X, draws=n, **ROWS)[:2],
+    "filter_logits top_k": lambda n: ops.filter_logits(X, top_k=n),
+    "guided_sample stream": lambda n: ops.guided_sample(X, U, stream=n, **ROWS)[:2],
+    "guided_sample purpose": lambda n: ops.guided_sample(X, U, purpose=n, **ROWS)[:2],
+    "guided_sample groups": lambda n: ops.guided_sample(X, U, groups=n, **ROWS)[:2],
+    "guided_sample top_k": lambda n: ops.guided_sample(X, U, top_k=n, **ROWS)[:2],
+    "guided_sample draws": lambda n: ops.guided_sample(X, U, draws=n, **ROWS)[:2],
+    "smooth_embed stream": lambda n: smooth(stream=n),
+    "smooth_embed top_k": lambda n: smooth(top_k=n),
+    "select_candidate keep": lambda n: select(keep=n),
+    "select_candidate top": lambda n: select(rule="infinity", top=n),
+    "select_candidate stream": lambda n: select(stream=n),
+    "spectral_reweight rank": lambda n: ops.spectral_reweight(X, beta=0.1, rank=n),
+}
+
+
+def test_every_number_of_every_op_varies_here():
+    named = [
+        (f"{name} {argument}", str(parameter.annotation))
+        for name in ops.__all__
+        for argument, parameter in inspect.signature(getattr(ops, name)).parameters.items()
+    ]
+    assert set(NUMBERS) == {name for name, kind in named if "float" in kind}
+    assert set(INTEGERS) == {name for name, kind in named if kind in ("<class 'int'>", "int | None")}
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -196,6 +251,19 @@ def test_a_number_neither_goes_stale_nor_makes_a_graph_a_value(name, dynamic, ba
     compiled = torch.compile(function, fullgraph=True, dynamic=dynamic, backend=backend)
     for value in (0.25, 0.5, 0.875, 0.75):
         assert_same(compiled(value)[:-1], function(value)[:-1])
+    assert counters["stats"]["unique_graphs"] <= 3
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dynamic", (None, True))
+@pytest.mark.parametrize("name", INTEGERS)
+def test_an_int_neither_goes_stale_nor_makes_a_graph_a_value(name, dynamic, backend):
+    def function(n):
+        return INTEGERS[name](n), X + n
+
+    compiled = torch.compile(function, fullgraph=True, dynamic=dynamic, backend=backend)
+    for value in (2, 3, 4, 6):
+        assert_same(compiled(value)[0], function(value)[0])
     assert counters["stats"]["unique_graphs"] <= 3
 
 

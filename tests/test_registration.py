@@ -92,6 +92,7 @@ CALLS = {
         [
             (maps(13), randn(13, 11), SEEDS, maps(13).exp(), POSITIONS, 0.5, 1.5, 3, 7, 0.9),
             (maps(13), randn(13, 11), SEEDS, None, None, 0.0, 0.5, 2, 0, 0.0),
+            (maps(13), randn(13, 11), SEEDS, None, None, 0.0, 0.0, 2, 7, 0.0, HALF, 2 * HALF, HALF / 2),
         ],
     ),
     "gaussian_kde": (
@@ -111,6 +112,7 @@ CALLS = {
         [
             (randn(2, 11).abs(), randn(2, 11, 7, 5), None, SEEDS, "var", 1.5, 3, 2.5, 3, None),
             (randn(2, 11).abs(), None, None, SEEDS, "infinity", 2.3, 5, 1.8, 1, None),
+            (randn(2, 11).abs(), randn(2, 11, 7, 5), None, SEEDS, "var", 0.0, 5, 0.0, 3, None, 2 * HALF, 6 * HALF),
         ],
     ),
     "spectral_reweight": (

@@ -134,8 +134,10 @@ def test_positions_name_the_random_numbers(simd):
     picked = torch.stack([logits[b, both[b]] for b in range(2)])
     want = torch.stack([whole[b, both[b]] for b in range(2)])
     assert torch.equal(sample(picked, seeds, positions=both), want)
-    assert torch.equal(sample(logits, seeds, positions=torch.arange(9) + 2**32), whole)  # 32 bits of counter
-    assert_all_levels_equal_the_reference(logits, seeds, positions=torch.arange(9) * 65537 - 3)
+    assert_all_levels_equal_the_reference(logits, seeds, positions=2**32 - 1 - torch.arange(9) * 65537)
+    for first in (-1, 2**32 - 8):  # 32 bits of counter: farther positions would draw like others
+        with pytest.raises(RuntimeError, match=r"positions must lie in \[0, 2\^32\), got (-1|4294967296)"):
+            sample(logits, seeds, positions=torch.arange(9) + first)
 
 
 @pytest.mark.parametrize("name", ("stream", "purpose", "seeds", "positions"))

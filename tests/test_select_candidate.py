@@ -158,6 +158,18 @@ def test_seed_stream_and_batch():
     assert torch.equal(by_half, select_candidate(scores, half.float()[ids.transpose(1, 2)], seeds))
 
 
+def test_numbers_may_be_tensors_with_one_for_each_image():
+    scores, rows, seeds = torch.rand(2, 40), torch.randn(2, 40, 3, 4), SEEDS[:2]
+    for alpha, apart in (((0.5, 9.0), (3.0, 5.0)), ((9.0, 0.5), (5.0, 3.0))):
+        given = {"alpha": torch.tensor(alpha), "min_distance": torch.tensor(apart)}
+        got = select_candidate(scores, rows, seeds, return_reps=True, **given)
+        for i in range(2):
+            one = (scores[i : i + 1], rows[i : i + 1], seeds[i : i + 1])
+            want = select_candidate(*one, return_reps=True, alpha=alpha[i], min_distance=apart[i])
+            for mine, other in zip(got, want, strict=True):
+                assert torch.equal(mine[i : i + 1], other)
+
+
 def test_edges():
     seeds = torch.tensor([5])
     index, reps, p = select_candidate(torch.full((1, 3), math.nan), None, seeds, rule="paper", return_reps=True)
@@ -200,9 +212,12 @@ BAD = (
     (TypeError, "keep must be an int", {"keep": 2.0}),
     (ValueError, "top must lie in", {"top": 0}),
     (ValueError, "stream must lie in", {"stream": -1}),
-    (ValueError, "alpha must be finite", {"alpha": math.nan}),
+    (ValueError, "alpha must lie in", {"alpha": math.nan}),
+    (ValueError, "alpha must be a number or a tensor of shape", {"alpha": torch.ones(3)}),
+    (RuntimeError, "alpha must lie in", {"alpha": torch.tensor(math.nan)}),
     (TypeError, "alpha must be a number", {"alpha": "2"}),
-    (ValueError, "min_distance must be finite", {"min_distance": -1.0}),
+    (ValueError, "min_distance must lie in", {"min_distance": -1.0}),
+    (RuntimeError, "min_distance must lie in", {"min_distance": torch.tensor(-1.0)}),
     (TypeError, "order must be int64", {"order": torch.zeros(2, 5)}),
     (ValueError, "order must have shape", {"order": torch.zeros(2, 4, dtype=torch.int64)}),
     (ValueError, "candidates must be given", {"candidates": None}),

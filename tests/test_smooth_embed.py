@@ -74,6 +74,18 @@ def test_recorded_runs_of_the_hosts(simd, case, tensors):
     assert error(got, exact @ tensors["embedding"].double()) < 1e-6
 
 
+def test_numbers_may_be_tensors_with_one_for_each_image(simd):
+    logits, codebook = 2 * randn(2, 5, 67), randn(67, 19, seed=1)
+    for numbers in ({"ratio": (0.25, 0.9)}, {"ratio": (0.25, 0.9), "tau": (0.5, 0.1), "top_p": (0.9, 0.6)}):
+        tensors = {name: torch.tensor(values, dtype=torch.float64) for name, values in numbers.items()}
+        got = smooth_embed(logits, codebook, SEEDS, **tensors)
+        for i in range(2):
+            one = (logits[i : i + 1], codebook, SEEDS[i : i + 1])
+            want = smooth_embed(*one, **{name: values[i] for name, values in numbers.items()})
+            assert torch.equal(got[i : i + 1], want)
+            assert torch.equal(smooth_embed(*one, **{name: tensor[i] for name, tensor in tensors.items()}), want)
+
+
 def own_noise(vocab: int, rows: int, seed: int = 1) -> torch.Tensor:
     """E as the op draws it, read off mixtures over a pair of tokens: their log-ratio is (log E_1 - log E_0) / tau."""
     codebook = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
@@ -151,11 +163,14 @@ def test_empty_batches_give_empty_results(simd, shape):
         ({"codebook": torch.zeros(7, 3).half()}, TypeError, "codebook must have logits's dtype"),
         ({"seeds": torch.zeros(3).long()}, ValueError, r"seeds must have shape \(2,\)"),
         ({"ratio": -0.5}, ValueError, r"ratio must lie in \[0.0, inf\], got -0.5"),
-        ({"ratio": torch.tensor(0.5)}, TypeError, "ratio must be a number, got Tensor"),
+        ({"ratio": "0.5"}, TypeError, "ratio must be a number or a tensor, got str"),
+        ({"ratio": torch.ones(3)}, ValueError, r"ratio must be a number or a tensor of shape .* got \(3,\)"),
+        ({"ratio": torch.tensor(-0.5)}, RuntimeError, r"ratio must lie in \[0, inf\], got -0.5"),
         ({"tau": 0.0}, ValueError, "tau must be a positive number, got 0.0"),
         ({"tau": 10**400}, ValueError, "tau must lie within float64"),
         ({"tau": math.inf}, ValueError, "tau must be a positive number, got inf"),
-        ({"tau": torch.tensor(0.5)}, ValueError, "tau must be a positive number"),
+        ({"tau": torch.ones(2).long()}, TypeError, "tau must be a floating-point tensor"),
+        ({"tau": torch.tensor(0.0)}, RuntimeError, "tau must lie in"),
         ({"noise": torch.ones(2, 5, 6)}, ValueError, r"noise must have shape \(2, 5, 7\), got \(2, 5, 6\)"),
         ({"noise": torch.ones(2, 5, 7).half()}, TypeError, "noise must be float32, got float16"),
         ({"noise": torch.ones(2, 5, 7, device="meta")}, ValueError, "noise must be on logits's device cpu"),
@@ -163,7 +178,7 @@ def test_empty_batches_give_empty_results(simd, shape):
         ({"positions": torch.arange(4)}, ValueError, "positions must have shape"),
         ({"top_k": -1}, ValueError, "top_k must lie in"),
         ({"top_p": 1.5}, ValueError, "top_p must lie in"),
-        ({"top_p": torch.tensor(0.5)}, TypeError, "top_p must be a number, got Tensor"),
+        ({"top_p": torch.ones(2, 5)}, ValueError, r"top_p must be a number or a tensor of shape .* got \(2, 5\)"),
     ],
 )
 def test_bad_input_names_the_argument(change, wrong, message):

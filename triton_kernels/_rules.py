@@ -37,6 +37,13 @@ def as_bits(value: float) -> int:
     return struct.unpack("q", struct.pack("d", value))[0]
 
 
+def per_image(value: float, tensor: Tensor | None, batch: int, device: torch.device) -> Tensor:
+    """A number or a tensor, 0-dim or (B,), as float64 (B,)."""
+    if tensor is None:
+        return torch.full((batch,), value, dtype=torch.float64, device=device)
+    return tensor.expand(batch)
+
+
 def _of_numbers(temperature: float, temperature_last: bool, top_p: float, min_p: float) -> Rules:
     c = min(_LOG2_E / temperature, _LARGEST) if temperature > 0 else math.inf
     c_filter = _LOG2_E if temperature_last or not temperature > 0 else c
@@ -59,13 +66,8 @@ def make_rules(
     """Rules of a call; the tensors are float64, 0-dim or (B,)."""
     if temperature_tensor is None and top_p_tensor is None and min_p_tensor is None:
         return _of_numbers(temperature, temperature_last, top_p, min_p)
-
-    def column(value: float, tensor: Tensor | None) -> Tensor:
-        if tensor is None:
-            return torch.full((batch,), value, dtype=torch.float64, device=device)
-        return tensor.expand(batch)
-
-    t, p, m = column(temperature, temperature_tensor), column(top_p, top_p_tensor), column(min_p, min_p_tensor)
+    given = ((temperature, temperature_tensor), (top_p, top_p_tensor), (min_p, min_p_tensor))
+    t, p, m = (per_image(value, tensor, batch, device) for value, tensor in given)
     c = torch.where(~(t > 0), math.inf, (_LOG2_E / t).clamp_max(_LARGEST))
     c_filter = torch.full_like(t, _LOG2_E) if temperature_last else torch.where(~(t > 0), _LOG2_E, c)
     drop = torch.where((p > 0) & (p < 1), 1.0 - p, -1.0)

@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 from varfast.triton_kernels._exact import EXACT
-from varfast.triton_kernels._rules import as_bits, load_rule, make_rules
+from varfast.triton_kernels._rules import as_bits, load_rule, make_rules, per_image
 from varfast.triton_kernels.sample import CHANGING, ON_CHIP, TILE, kept_tokens, locate
 
 from varfast.reference.smooth_embed import smooth_embed as reference
@@ -34,7 +34,7 @@ def _exponential(noise, seed, position, row, column, vocab, stream, inside):
 def _probabilities(logits, image_step, row_step, step_v, rows, length, vocab, seeds, seed_step,
                    positions, position_batch, position_row,
                    table, column, step, c_filter, c_draw, drop: tl.int64, least: tl.int64,
-                   noise, stream, top_k, ratio: tl.int64, tau: tl.int64, out,
+                   noise, stream, top_k, mixing, ratio: tl.int64, tau: tl.int64, out,
                    ROWS: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     inside = row < rows
@@ -48,8 +48,12 @@ def _probabilities(logits, image_step, row_step, step_v, rows, length, vocab, se
     keep, x, _, valid = kept_tokens(x, vocab, token, rule, top_k)
     e = _exponential(noise, seed, position, row, token, vocab, stream, inside)
     one = tl.zeros_like(image)
-    ratio = (one + ratio).to(tl.float64, bitcast=True)
-    tau = (one + tau).to(tl.float64, bitcast=True)
+    if mixing is not None:  # (B, 2): ratio, tau
+        ratio = tl.load(mixing + image * 2)
+        tau = tl.load(mixing + image * 2 + 1)
+    else:
+        ratio = (one + ratio).to(tl.float64, bitcast=True)
+        tau = (one + tau).to(tl.float64, bitcast=True)
     score = (1.0 + ratio)[:, None] * tl.where(keep, x, 0.0).to(tl.float64) - tl.log(e)
     score = tl.where(keep, score, float("-inf"))
     highest = tl.where(valid, tl.max(score, axis=1), 0.0)
@@ -69,22 +73,30 @@ def smooth_embed(
     stream: int,
     top_k: int,
     top_p: float,
+    ratio_tensor: Tensor | None = None,
+    tau_tensor: Tensor | None = None,
+    top_p_tensor: Tensor | None = None,
 ) -> Tensor:
     """The op `varfast::smooth_embed`; a row that does not fit on chip takes the reference."""
     batch, length, vocab = logits.shape
     if vocab > ON_CHIP or not logits.numel():
-        return reference(logits, codebook, seeds, noise, positions, ratio, tau, stream, top_k, top_p)
+        numbers, tensors = (ratio, tau, stream, top_k, top_p), (ratio_tensor, tau_tensor, top_p_tensor)
+        return reference(logits, codebook, seeds, noise, positions, *numbers, *tensors)
     rows = batch * length
     shares = logits.new_empty(rows, vocab, dtype=torch.float32)
     steps = (0, 0) if positions is None else (positions.stride(0) if positions.dim() == 2 else 0, positions.stride(-1))
-    rules = make_rules(1.0, None, False, top_p, None, 0.0, None, batch, logits.device)
+    rules = make_rules(1.0, None, False, top_p, top_p_tensor, 0.0, None, batch, logits.device)
+    mixing = None
+    if ratio_tensor is not None or tau_tensor is not None:
+        given = ((ratio, ratio_tensor), (tau, tau_tensor))
+        mixing = torch.stack([per_image(*number, batch, logits.device) for number in given], dim=1)
     block = triton.next_power_of_2(max(vocab, 2))
     tile = max(1, TILE // block)
     with torch.cuda.device_of(logits):
         _probabilities[(triton.cdiv(rows, tile),)](
             logits, *logits.stride(), rows, length, vocab, seeds, seeds.stride(0), positions, *steps, *rules,
-            None if noise is None else noise.contiguous(), stream, min(top_k, vocab), as_bits(ratio), as_bits(tau),
-            shares, ROWS=tile, BLOCK=block, num_warps=max(4, block // 512), **EXACT,
+            None if noise is None else noise.contiguous(), stream, min(top_k, vocab), mixing,
+            as_bits(ratio), as_bits(tau), shares, ROWS=tile, BLOCK=block, num_warps=max(4, block // 512), **EXACT,
         )  # fmt: skip
         mixed = shares.double() @ codebook.double()
     return mixed.to(codebook.dtype).view(batch, length, codebook.shape[1])

@@ -57,8 +57,8 @@ Tensor filter_logits(const Tensor& logits, double temperature, OptTensor tempera
 
 STABLE_TORCH_LIBRARY_FRAGMENT(varfast, m) {
   m.def(
-      "filter_logits(Tensor logits, float temperature, Tensor? temperature_tensor, bool temperature_last, int top_k, "
-      "float top_p, Tensor? top_p_tensor, float min_p, Tensor? min_p_tensor, bool probs) -> Tensor");
+      "filter_logits(Tensor logits, float temperature, Tensor? temperature_tensor, bool temperature_last, SymInt "
+      "top_k, float top_p, Tensor? top_p_tensor, float min_p, Tensor? min_p_tensor, bool probs) -> Tensor");
 }
 STABLE_TORCH_LIBRARY_IMPL(varfast, CPU, m) { VF_IMPL(m, filter_logits, varfast::filter_logits); }
 #endif

@@ -221,8 +221,10 @@ STABLE_TORCH_LIBRARY_FRAGMENT(varfast, m) {
       "guided_sample(Tensor cond, Tensor? uncond, Tensor? prev, SymInt[] prev_hw, SymInt[] hw, float t, Tensor? "
       "t_tensor, "
       "float beta, Tensor? beta_tensor, str prior, str interp, SymInt[] cutoff, Tensor seeds, Tensor? positions, "
-      "int groups, SymInt stream, int purpose, float temperature, Tensor? temperature_tensor, bool temperature_last, "
-      "int top_k, float top_p, Tensor? top_p_tensor, float min_p, Tensor? min_p_tensor, int draws, bool with_cfg, "
+      "SymInt groups, SymInt stream, SymInt purpose, float temperature, Tensor? temperature_tensor, bool "
+      "temperature_last, SymInt top_k, float top_p, Tensor? top_p_tensor, float min_p, Tensor? min_p_tensor, SymInt "
+      "draws, bool "
+      "with_cfg, "
       "bool with_stats) -> (Tensor ids, Tensor cfg, Tensor logprobs, Tensor kept, Tensor entropy)");
 }
 STABLE_TORCH_LIBRARY_IMPL(varfast, CPU, m) { VF_IMPL(m, guided_sample, varfast::guided_sample); }

@@ -86,10 +86,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> sample(const Tensor& logits, const Te
 
 STABLE_TORCH_LIBRARY_FRAGMENT(varfast, m) {
   m.def(
-      "sample(Tensor logits, Tensor seeds, Tensor? positions, SymInt stream, int purpose, float temperature, "
-      "Tensor? temperature_tensor, bool temperature_last, int top_k, float top_p, Tensor? top_p_tensor, float min_p, "
-      "Tensor? min_p_tensor, int draws, bool with_stats) -> (Tensor ids, Tensor logprobs, Tensor kept, Tensor "
-      "entropy)");
+      "sample(Tensor logits, Tensor seeds, Tensor? positions, SymInt stream, SymInt purpose, float temperature, "
+      "Tensor? temperature_tensor, bool temperature_last, SymInt top_k, float top_p, Tensor? top_p_tensor, float "
+      "min_p, Tensor? min_p_tensor, SymInt draws, bool with_stats) -> (Tensor ids, Tensor logprobs, Tensor kept, "
+      "Tensor entropy)");
 }
 STABLE_TORCH_LIBRARY_IMPL(varfast, CPU, m) { VF_IMPL(m, sample, varfast::sample); }
 #endif

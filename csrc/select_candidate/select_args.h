@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "common/dtype.h"
+#include "common/scalar_view.h"
 
 namespace varfast {
 
@@ -19,7 +20,7 @@ struct SelectArgs {
   int64_t* reps;         // (B, keep)
   float* probabilities;  // (B, keep)
   int64_t candidates, length, channels, codes, keep;
-  double alpha, min_distance;
+  ScalarView alpha, min_distance;
   int32_t rule;
   uint32_t stream;
   Dtype dtype;

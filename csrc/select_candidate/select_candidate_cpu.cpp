@@ -41,7 +41,7 @@ void gather(const SelectArgs& args, int64_t image, int64_t candidate, float* out
 }
 
 // Low density: the best candidate does not stand out from the mean.
-bool low_density(const SelectArgs& args, const float* scores) {
+bool low_density(const SelectArgs& args, int64_t image, const float* scores) {
   double sum = 0.0;
   float best = -std::numeric_limits<float>::infinity();
   int64_t count = 0;
@@ -51,7 +51,7 @@ bool low_density(const SelectArgs& args, const float* scores) {
     best = std::max(best, scores[n]);
     ++count;
   }
-  return static_cast<double>(best) < args.alpha * (sum / static_cast<double>(count));
+  return static_cast<double>(best) < value_at(args.alpha, image, 0) * (sum / static_cast<double>(count));
 }
 
 // The candidates in the order of the search.
@@ -60,7 +60,7 @@ void search_order(const SelectArgs& args, int64_t image, const float* scores, Vi
     for (int64_t n = 0; n < args.candidates; ++n) visits[n].candidate = args.order[image * args.candidates + n];
     return;
   }
-  const bool random = args.rule != kRuleInfinity && low_density(args, scores);
+  const bool random = args.rule != kRuleInfinity && low_density(args, image, scores);
   for (int64_t n = 0; n < args.candidates; ++n) {
     visits[n] = {random ? order_key(args.seeds[image], n, args.stream) : falling_key(scores[n]), n};
   }
@@ -76,7 +76,7 @@ void select_image(const SelectArgs& args, int64_t image, char* scratch) {
   int64_t* reps = args.reps + image * args.keep;
   search_order(args, image, scores, visits);
 
-  const double apart = args.min_distance * args.min_distance;
+  const double least = value_at(args.min_distance, image, 0), apart = least * least;
   int64_t kept = 0;
   for (int64_t at = 0; at < args.candidates && kept < args.keep; ++at) {
     const int64_t candidate = visits[at].candidate;
@@ -129,9 +129,10 @@ namespace {
 std::tuple<Tensor, Tensor, Tensor> select_candidate(const Tensor& scores, const OptTensor& candidates,
                                                     const OptTensor& codebook, const Tensor& seeds, std::string rule,
                                                     double alpha, int64_t keep, double min_distance, int64_t stream,
-                                                    const OptTensor& order) {
-  const SelectSetup setup =
-      select_setup(scores, candidates, codebook, seeds, rule, alpha, keep, min_distance, stream, order);
+                                                    const OptTensor& order, const OptTensor& alpha_tensor,
+                                                    const OptTensor& min_distance_tensor) {
+  const SelectSetup setup = select_setup(scores, candidates, codebook, seeds, rule, alpha, keep, min_distance, stream,
+                                         order, alpha_tensor, min_distance_tensor);
   const SelectArgs& args = setup.args;
   const int64_t bytes = VF_DISPATCH(select_candidate_scratch, args);
   parallel_for(0, scores.size(0), 1, [&](int64_t begin, int64_t end) {
@@ -146,7 +147,8 @@ std::tuple<Tensor, Tensor, Tensor> select_candidate(const Tensor& scores, const 
 STABLE_TORCH_LIBRARY_FRAGMENT(varfast, m) {
   m.def(
       "select_candidate(Tensor scores, Tensor? candidates, Tensor? codebook, Tensor seeds, str rule, float alpha, "
-      "int keep, float min_distance, int stream, Tensor? order) -> (Tensor, Tensor, Tensor)");
+      "SymInt keep, float min_distance, SymInt stream, Tensor? order, Tensor? alpha_tensor=None, "
+      "Tensor? min_distance_tensor=None) -> (Tensor, Tensor, Tensor)");
 }
 STABLE_TORCH_LIBRARY_IMPL(varfast, CPU, m) { VF_IMPL(m, select_candidate, varfast::select_candidate); }
 #endif

@@ -109,10 +109,10 @@ struct Candidates {
 // Whether a group's candidate is far enough from a representative. All threads take part; groups without a candidate
 // (-1) get false.
 template <class T>
-VF_DEVICE bool apart(const Candidates<T>& rows, int64_t candidate, int64_t rep) {
+VF_DEVICE bool apart(const Candidates<T>& rows, int64_t candidate, int64_t rep, double least) {
   double sum = candidate < 0 ? -1.0 : rows.running_sum(candidate, rep);
   for (int mask = 1; mask < kSums; mask <<= 1) sum += shuffle_xor(sum, mask);
-  return sum >= rows.args.min_distance * rows.args.min_distance;
+  return sum >= least * least;
 }
 
 template <class T, bool kOnChip>
@@ -125,8 +125,9 @@ VF_KERNEL select_kernel(SelectTask task) {
   VF_SHARED_DYNAMIC(Visit, shared, kOnChip ? task.padded : 0);
   const view<Visit> visits =
       kOnChip ? shared : view<Visit>(static_cast<Visit*>(task.visits) + image * task.padded, task.padded);
+  const double least = value_at(args.min_distance, image, 0);
   if (args.order == nullptr) {
-    const bool random = args.rule != kRuleInfinity && block_low_density(scores, count, args.alpha);
+    const bool random = args.rule != kRuleInfinity && block_low_density(scores, count, value_at(args.alpha, image, 0));
     for (int64_t n = thread_x(); n < task.padded; n += threads()) {
       const uint64_t key = n >= count ? ~uint64_t{0}
                            : random   ? order_key(view<const int64_t>(args.seeds, image + 1)[image], n, args.stream)
@@ -149,7 +150,7 @@ VF_KERNEL select_kernel(SelectTask task) {
       if (mine < 0 || mine >= count || !finite(scores[mine])) mine = -1;
     }
     for (int64_t r = 0; r < kept && args.rule == kRuleVar; ++r) {
-      if (!apart(rows, mine, reps[r])) mine = -1;
+      if (!apart(rows, mine, reps[r], least)) mine = -1;
     }
     while (kept < args.keep) {
       // The batch's first that is left; groups are in the order of the search.
@@ -160,7 +161,7 @@ VF_KERNEL select_kernel(SelectTask task) {
       const int64_t rep = static_cast<int64_t>(winner & 0xffffffffu);
       if (thread_x() == 0) reps[kept] = rep;
       ++kept;
-      if (args.rule == kRuleVar && !apart(rows, mine, rep)) mine = -1;
+      if (args.rule == kRuleVar && !apart(rows, mine, rep, least)) mine = -1;
       if (winner >> 32 == group) mine = -1;
     }
   }
@@ -204,10 +205,11 @@ namespace {
 std::tuple<Tensor, Tensor, Tensor> select_cuda(const Tensor& scores, const OptTensor& candidates,
                                                const OptTensor& codebook, const Tensor& seeds, std::string rule,
                                                double alpha, int64_t keep, double min_distance, int64_t stream,
-                                               const OptTensor& order) {
+                                               const OptTensor& order, const OptTensor& alpha_tensor,
+                                               const OptTensor& min_distance_tensor) {
   const OnDeviceOf device(scores);
-  const SelectSetup setup =
-      select_setup(scores, candidates, codebook, seeds, rule, alpha, keep, min_distance, stream, order);
+  const SelectSetup setup = select_setup(scores, candidates, codebook, seeds, rule, alpha, keep, min_distance, stream,
+                                         order, alpha_tensor, min_distance_tensor);
   const SelectArgs& args = setup.args;
   const int64_t batch = scores.size(0);
   STD_TORCH_CHECK(args.candidates < (int64_t{1} << 31) && args.length * args.channels < (int64_t{1} << 31),

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <limits>
 
 #include "common/stable.h"
 #include "common/words.h"
@@ -20,12 +21,14 @@ inline int32_t rule_of(const std::string& name) {
 struct SelectSetup {
   SelectArgs args;
   Tensor index, reps, probabilities;
-  std::vector<Tensor> hold;  // keeps copies alive
+  std::vector<Tensor> hold;     // keeps copies alive
+  Scalars alpha, min_distance;  // keep their tensors alive
 };
 
 inline SelectSetup select_setup(const Tensor& scores, const OptTensor& candidates, const OptTensor& codebook,
                                 const Tensor& seeds, const std::string& rule, double alpha, int64_t most,
-                                double min_distance, int64_t stream, const OptTensor& order) {
+                                double min_distance, int64_t stream, const OptTensor& order,
+                                const OptTensor& alpha_tensor, const OptTensor& min_distance_tensor) {
   STD_TORCH_CHECK(scores.scalar_type() == ScalarType::Float && scores.dim() == 2, "scores must be float32 (B, N)");
   const int64_t batch = scores.size(0), count = scores.size(1);
   STD_TORCH_CHECK(seeds.scalar_type() == ScalarType::Long && seeds.dim() == 1 && seeds.size(0) == batch,
@@ -78,8 +81,11 @@ inline SelectSetup select_setup(const Tensor& scores, const OptTensor& candidate
   args.probabilities = static_cast<float*>(out.probabilities.mutable_data_ptr());
   args.candidates = count;
   args.keep = keep;
-  args.alpha = alpha;
-  args.min_distance = min_distance;
+  constexpr double kLargest = std::numeric_limits<double>::max();
+  out.alpha = scalars_of(alpha, alpha_tensor, "alpha", batch, 0, Bounds{{0.0, kLargest}});
+  out.min_distance = scalars_of(min_distance, min_distance_tensor, "min_distance", batch, 0, Bounds{{0.0, kLargest}});
+  args.alpha = out.alpha.view;
+  args.min_distance = out.min_distance.view;
   args.stream = counter_word(stream, "stream");
   return out;
 }

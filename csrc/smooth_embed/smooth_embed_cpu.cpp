@@ -44,7 +44,8 @@ void smooth_rows(const SmoothTask& task, int64_t begin, int64_t end, uint32_t* s
     const float* recorded =
         task.noise == nullptr ? nullptr : task.noise + image * task.noise_batch + l * task.noise_row;
     row_noise(tokens, key, recorded, noise);
-    smooth_row(tokens, noise, task.rule, static_cast<const T*>(task.codebook), task.dims, weights, mixed);
+    smooth_row(tokens, noise, smooth_rule(task, image), static_cast<const T*>(task.codebook), task.dims, weights,
+               mixed);
     for (int64_t c = 0; c < task.dims; ++c) from_float(mixed[c], out + c);
   }
 }
@@ -66,9 +67,10 @@ namespace varfast {
 namespace {
 
 Tensor smooth_embed(const Tensor& logits, const Tensor& codebook, const Tensor& seeds, OptTensor noise,
-                    OptTensor positions, double ratio, double tau, int64_t stream, int64_t top_k, double top_p) {
+                    OptTensor positions, double ratio, double tau, int64_t stream, int64_t top_k, double top_p,
+                    OptTensor ratio_tensor, OptTensor tau_tensor, OptTensor top_p_tensor) {
   const SmoothSetup setup = smooth_setup(logits, codebook, seeds, noise, positions, ratio, tau, stream, top_k, top_p,
-                                         portable::kPurposeNoise);
+                                         ratio_tensor, tau_tensor, top_p_tensor, portable::kPurposeNoise);
   const Rows& rows = setup.logits;
   const SmoothTask& task = setup.task;
   const int64_t words = portable::row_scratch_words(rows.channels) + 3 * portable::row_scratch_room(rows.channels) +
@@ -85,7 +87,8 @@ Tensor smooth_embed(const Tensor& logits, const Tensor& codebook, const Tensor& 
 STABLE_TORCH_LIBRARY_FRAGMENT(varfast, m) {
   m.def(
       "smooth_embed(Tensor logits, Tensor codebook, Tensor seeds, Tensor? noise, Tensor? positions, float ratio, "
-      "float tau, SymInt stream, int top_k, float top_p) -> Tensor");
+      "float tau, SymInt stream, SymInt top_k, float top_p, Tensor? ratio_tensor=None, Tensor? tau_tensor=None, "
+      "Tensor? top_p_tensor=None) -> Tensor");
 }
 STABLE_TORCH_LIBRARY_IMPL(varfast, CPU, m) { VF_IMPL(m, smooth_embed, varfast::smooth_embed); }
 #endif

@@ -104,7 +104,8 @@ VF_KERNEL smooth_embed_kernel(SmoothTask task) {
       task.noise == nullptr ? nullptr : task.noise + image * task.noise_batch + place * task.noise_row;
   const NoisyRow<InputRow<T, kOnChip>> tokens{row, weights, key, view<const float>(recorded, args.vocab),
                                               recorded != nullptr};
-  mix_codebook(team, tokens, task.rule, largest_score(team, tokens, task.rule),
+  const SmoothRule rule = smooth_rule(task, image);
+  mix_codebook(team, tokens, rule, largest_score(team, tokens, rule),
                view<const T>(static_cast<const T*>(task.codebook), args.vocab * dims), dims, parts, out);
 }
 
@@ -129,10 +130,11 @@ namespace varfast {
 namespace {
 
 Tensor smooth_embed_cuda(const Tensor& logits, const Tensor& codebook, const Tensor& seeds, OptTensor noise,
-                         OptTensor positions, double ratio, double tau, int64_t stream, int64_t top_k, double top_p) {
+                         OptTensor positions, double ratio, double tau, int64_t stream, int64_t top_k, double top_p,
+                         OptTensor ratio_tensor, OptTensor tau_tensor, OptTensor top_p_tensor) {
   const OnDeviceOf device(logits);
-  const SmoothSetup setup =
-      smooth_setup(logits, codebook, seeds, noise, positions, ratio, tau, stream, top_k, top_p, VF_ISA::kPurposeNoise);
+  const SmoothSetup setup = smooth_setup(logits, codebook, seeds, noise, positions, ratio, tau, stream, top_k, top_p,
+                                         ratio_tensor, tau_tensor, top_p_tensor, VF_ISA::kPurposeNoise);
   const int64_t count = setup.logits.batch * setup.logits.length;
   const char* error = nullptr;
   VF_FOR_DTYPE(setup.task.dtype, T,

@@ -1,6 +1,8 @@
 // From torch's tensors to SmoothTask: the checks that the CPU and the CUDA kernel share.
 #pragma once
 
+#include <limits>
+
 #include "row/draw_setup.h"
 #include "smooth_embed/smooth_args.h"
 
@@ -12,11 +14,13 @@ struct SmoothSetup {
   DrawSetup draw;  // these keep their tensors alive
   Rows logits, noise;
   Tensor codebook;
+  Scalars ratio, tau;  // keep their tensors alive
 };
 
 inline SmoothSetup smooth_setup(const Tensor& logits, const Tensor& codebook, const Tensor& seeds,
                                 const OptTensor& noise, const OptTensor& positions, double ratio, double tau,
-                                int64_t stream, int64_t top_k, double top_p, int64_t purpose) {
+                                int64_t stream, int64_t top_k, double top_p, const OptTensor& ratio_tensor,
+                                const OptTensor& tau_tensor, const OptTensor& top_p_tensor, int64_t purpose) {
   SmoothSetup out;
   out.logits = rows_of(logits, "logits");
   const Rows& rows = out.logits;
@@ -24,7 +28,10 @@ inline SmoothSetup smooth_setup(const Tensor& logits, const Tensor& codebook, co
   STD_TORCH_CHECK(dtype_of(codebook, "codebook") == rows.dtype, "codebook must have the dtype of logits");
   out.codebook = as_contiguous(codebook);
   out.draw = draw_setup(logits, rows.batch, rows.length, rows.channels, seeds, positions, stream, purpose, 1.0, {},
-                        false, top_k, top_p, {}, 0.0, {}, 1, false);
+                        false, top_k, top_p, top_p_tensor, 0.0, {}, 1, false);
+  using Double = std::numeric_limits<double>;
+  out.ratio = scalars_of(ratio, ratio_tensor, "ratio", rows.batch, 0, Bounds{{0.0, Double::infinity()}});
+  out.tau = scalars_of(tau, tau_tensor, "tau", rows.batch, 0, Bounds{{Double::denorm_min(), Double::max()}});
   out.out = empty_like_shape(codebook, {rows.batch, rows.length, codebook.size(1)}, codebook.scalar_type());
   out.task = {out.draw.args,
               rows.data,
@@ -35,7 +42,8 @@ inline SmoothSetup smooth_setup(const Tensor& logits, const Tensor& codebook, co
               0,
               0,
               codebook.size(1),
-              {ratio, tau},
+              out.ratio.view,
+              out.tau.view,
               out.out.mutable_data_ptr(),
               rows.dtype};
   if (noise.has_value()) {

@@ -254,7 +254,7 @@ std::tuple<Tensor, Tensor> spectral_reweight(const Tensor& x, double beta, const
 STABLE_TORCH_LIBRARY_FRAGMENT(varfast, m) {
   m.def(
       "spectral_reweight(Tensor x, float beta, Tensor? beta_tensor, float alpha, Tensor? alpha_tensor, bool amplify, "
-      "int? rank, bool relative) -> (Tensor, Tensor)");
+      "SymInt? rank, bool relative) -> (Tensor, Tensor)");
 }
 STABLE_TORCH_LIBRARY_IMPL(varfast, CPU, m) { VF_IMPL(m, spectral_reweight, varfast::spectral_reweight); }
 #endif

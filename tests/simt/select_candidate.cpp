@@ -19,8 +19,8 @@ int main(int, char** argv) {
   args.keep = files.read<int64_t>();
   args.stream = static_cast<uint32_t>(files.read<int64_t>());
   const bool ordered = files.read<int64_t>() != 0;
-  args.alpha = files.read<double>();
-  args.min_distance = files.read<double>();
+  args.alpha.value = files.read<double>();
+  args.min_distance.value = files.read<double>();
   const int64_t visits = batch * args.candidates;
   const std::vector<float> scores = files.read<float>(visits);
   const std::vector<int64_t> seeds = files.read<int64_t>(batch), order = files.read<int64_t>(ordered ? visits : 0);

@@ -18,8 +18,8 @@ int main(int, char** argv) {
   const bool recorded = files.read<int64_t>() != 0;
   args.rule.temperature.value = 1.0;
   args.rule.top_p.value = files.read<double>();
-  task.rule.ratio = files.read<double>();
-  task.rule.tau = files.read<double>();
+  task.ratio.value = files.read<double>();
+  task.tau.value = files.read<double>();
   const int64_t rows = batch * args.rows, width = task.dtype == varfast::Dtype::f32 ? 4 : 2;
   const std::vector<int64_t> seeds = files.read<int64_t>(batch), positions = files.read<int64_t>(rows);
   const std::vector<char> logits = files.read<char>(rows * args.vocab * width);

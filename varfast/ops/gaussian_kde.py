@@ -91,7 +91,10 @@ def gaussian_kde(
         sigma = _autograd.call(
             torch.ops.varfast.gaussian_kde_sigma, points if flat is None else flat, codebook, weights
         )
-        h = sigma * ((count or 1 if n is None else n) * (channels + 2) / 4) ** (-1 / (channels + 4)) + 1e-6
+        number: float | Tensor = (count or 1) if n is None else n
+        if n is not None and (tensor := _checks.varying(n, points.device)) is not None:
+            number = tensor
+        h = sigma * (number * (channels + 2) / 4) ** (-1 / (channels + 4)) + 1e-6
         if bandwidth == "silverman-batch":
             if not lead:
                 raise ValueError('points must have a leading batch dimension for bandwidth="silverman-batch"')

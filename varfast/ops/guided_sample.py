@@ -81,7 +81,7 @@ def guided_sample(
 @torch.library.register_fake("varfast::guided_sample")
 def _fake(cond: Tensor, *rest: object) -> tuple[Tensor, ...]:
     groups, (draws, with_cfg, with_stats) = rest[13], rest[-3:]
-    assert isinstance(groups, int) and isinstance(draws, int)
+    assert isinstance(groups, _checks.INTEGERS) and isinstance(draws, _checks.INTEGERS)
     ids, *stats = _rows.sample_shapes((cond.shape[0], cond.shape[1] * groups, draws), bool(with_stats), cond)
     return ids, cond.new_empty(cond.shape if with_cfg else (0, 0, 0)), *stats
 

@@ -76,7 +76,7 @@ def sample(
 @torch.library.register_fake("varfast::sample")
 def _fake(logits: Tensor, seeds: Tensor, positions: Tensor | None, *rest: object) -> tuple[Tensor, ...]:
     draws, with_stats = rest[-2:]
-    assert isinstance(draws, int)
+    assert isinstance(draws, _checks.INTEGERS)
     return _rows.sample_shapes((logits.shape[0], logits.shape[1], draws), bool(with_stats), logits)
 
 

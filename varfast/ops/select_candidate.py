@@ -17,9 +17,9 @@ def select_candidate(
     *,
     codebook: Tensor | None = None,
     rule: str = "var",
-    alpha: float = 2.3,
+    alpha: float | Tensor = 2.3,
     keep: int = 10,
-    min_distance: float = 1.8,
+    min_distance: float | Tensor = 1.8,
     top: int = 100,
     stream: int = 0,
     order: Tensor | None = None,
@@ -43,7 +43,7 @@ def select_candidate(
         seeds: (B,) int64, one per image.
         codebook: (V, C) float32, float16 or bfloat16; needed for ids.
         rule, alpha, keep, min_distance, top: see above, those of other rules are not read; keep, top >= 1
-            (more than N means N), min_distance >= 0.
+            (more than N means N), alpha, min_distance >= 0: each a number, or a tensor 0-dim or (B,).
         stream: the scale, so that one seed serves all scales.
         order: (B, N) int64, the order of the search in place of the rule's own: replays a recorded run. Entries
             outside [0, N) are passed over.
@@ -54,7 +54,8 @@ def select_candidate(
         and their probabilities of that shape, float32 (for "infinity", `top` in place of `keep`).
 
     Raises:
-        TypeError: a wrong dtype or type. ValueError: a wrong shape, name, number or combination.
+        TypeError: a wrong dtype or type. ValueError: a wrong shape, name, number or combination. RuntimeError: on the
+        CPU, a tensor alpha or min_distance with a number that is negative or not finite (a device computes with it).
 
     Notes:
         A candidate whose score is NaN or infinite is left out, of the mean too; with none left the index is -1. A
@@ -73,8 +74,10 @@ def select_candidate(
         _checks.check_integer(name, number, low)
         for name, number, low in (("keep", keep, 1), ("top", top, 1), ("stream", stream, 0))
     )
-    alpha, min_distance = (
-        _checks.check_number(name, value, 0.0) for name, value in (("alpha", alpha), ("min_distance", min_distance))
+    largest = torch.finfo(torch.float64).max
+    (alpha, alpha_tensor), (min_distance, min_distance_tensor) = (
+        _checks.scalar_argument(name, value, batch, scores.device, low=0.0, high=largest)
+        for name, value in (("alpha", alpha), ("min_distance", min_distance))
     )
     if order is not None:
         order = _checks.check_tensor("order", order, "B, N", (torch.int64,))
@@ -94,6 +97,8 @@ def select_candidate(
         min_distance,
         stream,
         order,
+        alpha_tensor,
+        min_distance_tensor,
     )
     return (index, reps, probabilities) if return_reps else index
 
@@ -133,6 +138,8 @@ def _fake(
     min_distance: float,
     stream: int,
     order: Tensor | None,
+    alpha_tensor: Tensor | None = None,
+    min_distance_tensor: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     batch, most = scores.shape[0], torch.sym_min(keep, scores.shape[1])
     return seeds.new_empty(batch), seeds.new_empty(batch, most), scores.new_empty(batch, most)

@@ -15,13 +15,13 @@ def smooth_embed(
     codebook: Tensor,
     seeds: Tensor,
     *,
-    ratio: float,
-    tau: float | None = None,
+    ratio: float | Tensor,
+    tau: float | Tensor | None = None,
     noise: Tensor | None = None,
     stream: int = 0,
     positions: Tensor | None = None,
     top_k: int = 0,
-    top_p: float = 0.0,
+    top_p: float | Tensor = 0.0,
 ) -> Tensor:
     """A mixture of codebook vectors in place of a drawn one (the hosts' `more_smooth`).
 
@@ -32,8 +32,8 @@ def smooth_embed(
         logits: (B, L, V), float32, float16 or bfloat16.
         codebook: (V, Cvae), of the same dtype; finite: whether a row of weight 0 enters as 0 * inf is unspecified.
         seeds: (B,) int64. The noise of token v comes from purpose 1 of the generator, draw v.
-        ratio: k / (K - 1) of scale k of K.
-        tau: temperature, by default max(0.27 * (1 - 0.95 * ratio), 0.005).
+        ratio: k / (K - 1) of scale k of K, at least 0; number, or tensor 0-dim or (B,).
+        tau: temperature, positive, by default max(0.27 * (1 - 0.95 * ratio), 0.005); number, or tensor 0-dim or (B,).
         noise: (B, L, V) float32, recorded E to replay in place of the generator's.
         stream, positions, top_k, top_p: see `sample`.
 
@@ -41,7 +41,8 @@ def smooth_embed(
         (B, L, Cvae), dtype of `codebook`; NaN in a row that has no finite logit, or a NaN or +inf.
 
     Raises:
-        TypeError: a wrong dtype or type. ValueError: a wrong shape or a number out of range.
+        TypeError: a wrong dtype or type. ValueError: a wrong shape or a number out of range. RuntimeError: on the
+        CPU, a tensor ratio or tau with a number out of range (a device computes with it).
 
     Notes:
         The kept set is exact on every backend; the mixture agrees to 1e-5 in norm. Not differentiable: a
@@ -59,29 +60,18 @@ def smooth_embed(
         if noise.shape != logits.shape:
             raise ValueError(f"noise must have shape {tuple(logits.shape)}, got {tuple(noise.shape)}")
         _checks.check_device("noise", noise, logits, "logits")
-    for name, value in (("ratio", ratio), ("top_p", top_p)):
-        if isinstance(value, Tensor):  # scalar_argument would take it, and the schema has no room for it
-            raise TypeError(f"{name} must be a number, got Tensor")
-    ratio, _ = _checks.scalar_argument("ratio", ratio, batch, logits.device, low=0.0)
+    ratio, ratio_tensor = _checks.scalar_argument("ratio", ratio, batch, logits.device, low=0.0)
+    tau = _checks.plain(tau)
     if tau is None:
-        tau = max(0.27 * (1 - 0.95 * ratio), 0.005)
-    elif not (isinstance(tau, (int, float)) and 0 < _checks.as_float("tau", tau) < math.inf):
+        tau = 0.27 * (1 - 0.95 * (ratio if ratio_tensor is None else ratio_tensor))
+        tau = tau.clamp_min(0.005) if isinstance(tau, Tensor) else max(tau, 0.005)
+    elif isinstance(tau, (int, float)) and not 0 < _checks.as_float("tau", tau) < math.inf:
         raise ValueError(f"tau must be a positive number, got {tau!r}")
-    nucleus, _ = _checks.scalar_argument("top_p", top_p, batch, logits.device, low=0.0, high=1.0)
+    tau, tau_tensor = _checks.scalar_argument("tau", tau, batch, logits.device)
+    nucleus, nucleus_tensor = _checks.scalar_argument("top_p", top_p, batch, logits.device, low=0.0, high=1.0)
     stream, top_k = _checks.check_integer("stream", stream, 0), _checks.check_integer("top_k", top_k, 0)
-    return _autograd.call(
-        torch.ops.varfast.smooth_embed,
-        logits,
-        codebook,
-        seeds,
-        noise,
-        positions,
-        ratio,
-        float(tau),
-        stream,
-        top_k,
-        nucleus,
-    )
+    numbers, tensors = (ratio, tau, stream, top_k, nucleus), (ratio_tensor, tau_tensor, nucleus_tensor)
+    return _autograd.call(torch.ops.varfast.smooth_embed, logits, codebook, seeds, noise, positions, *numbers, *tensors)
 
 
 @torch.library.register_fake("varfast::smooth_embed")

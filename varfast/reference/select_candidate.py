@@ -9,8 +9,18 @@ from varfast.reference.gaussian_kde import as_rows
 UNIT = 2.0**31  # the weight of the best score
 
 
-def search_rank(scores: Tensor, finite: Tensor, seeds: Tensor, rule: str, alpha: float, stream: int) -> Tensor:
-    """The candidates in the order of the search, (B, N): random at low density, else by falling score."""
+def _column(value: float, tensor: Tensor | None, scores: Tensor) -> Tensor:
+    """A per-image number as float64 of shape (B, 1) or (1, 1)."""
+    if tensor is None:
+        return torch.full((1, 1), value, dtype=torch.float64, device=scores.device)
+    return tensor.to(torch.float64).reshape(-1, 1)
+
+
+def search_rank(scores: Tensor, finite: Tensor, seeds: Tensor, rule: str, alpha: Tensor, stream: int) -> Tensor:
+    """The candidates in the order of the search, (B, N): random at low density, else by falling score.
+
+    `alpha`: float64, (B, 1) or (1, 1).
+    """
     falling = torch.where(finite, scores, -torch.inf).sort(dim=1, descending=True, stable=True).indices
     if rule == "infinity":
         return falling
@@ -23,7 +33,7 @@ def search_rank(scores: Tensor, finite: Tensor, seeds: Tensor, rule: str, alpha:
     return torch.where(low, keys.sort(dim=1, stable=True).indices, falling)
 
 
-def _representatives(rank: Tensor, rows: Tensor, keep: int, min_distance: float) -> Tensor:
+def _representatives(rank: Tensor, rows: Tensor, keep: int, min_distance: Tensor) -> Tensor:
     """Greedy search: the first candidate left, then all closer than `min_distance` to it are out; (B, keep)."""
     batch, count = rank.shape
     reps = []
@@ -32,7 +42,7 @@ def _representatives(rank: Tensor, rows: Tensor, keep: int, min_distance: float)
         found = rank.gather(1, first) < count
         reps.append(torch.where(found, first, -1))
         chosen = rows.gather(1, first[..., None].expand(batch, 1, rows.shape[2]))
-        apart = (rows.to(torch.float64) - chosen.to(torch.float64)).square().sum(-1) >= min_distance**2
+        apart = (rows.to(torch.float64) - chosen.to(torch.float64)).square().sum(-1) >= min_distance * min_distance
         rank = torch.where(apart, rank, count).scatter(1, first, count)
     return torch.cat(reps, 1)
 
@@ -48,6 +58,8 @@ def select_candidate(
     min_distance: float,
     stream: int,
     order: Tensor | None,
+    alpha_tensor: Tensor | None = None,
+    min_distance_tensor: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """index (B,), reps (B, min(keep, N)) and their probabilities; see `varfast.ops.select_candidate`."""
     batch, count = scores.shape
@@ -57,7 +69,7 @@ def select_candidate(
         return index, reps, scores.new_zeros(batch, keep)
     finite = scores.isfinite()
     if order is None:
-        order = search_rank(scores, finite, seeds, rule, alpha, stream)
+        order = search_rank(scores, finite, seeds, rule, _column(alpha, alpha_tensor, scores), stream)
     # rank[b, n]: when candidate n is visited; `count` for never. A column more takes what an order may hold besides.
     inside = (order >= 0) & (order < count)
     rank = order.new_full((batch, count + 1), count)
@@ -67,7 +79,8 @@ def select_candidate(
 
     if rule == "var" and candidates is not None:
         rows = as_rows(candidates.reshape(batch, -1), codebook) if codebook is not None else candidates
-        reps = _representatives(rank, rows.reshape(batch, count, -1), keep, min_distance)
+        least = _column(min_distance, min_distance_tensor, scores)
+        reps = _representatives(rank, rows.reshape(batch, count, -1), keep, least)
     else:
         turn, reps = rank.sort(dim=1, stable=True)
         reps = torch.where(turn < count, reps, -1)[:, :keep]

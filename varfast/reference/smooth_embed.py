@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from varfast.reference import philox
-from varfast.reference.sample import filter_tokens, row_weights
+from varfast.reference.sample import column, filter_tokens, row_weights
 
 
 def exponential_noise(seeds: Tensor, positions: Tensor, vocab: int, stream: int) -> Tensor:
@@ -31,6 +31,9 @@ def smooth_embed(
     stream: int,
     top_k: int,
     top_p: float,
+    ratio_tensor: Tensor | None = None,
+    tau_tensor: Tensor | None = None,
+    top_p_tensor: Tensor | None = None,
 ) -> Tensor:
     """(B, L, Cvae) in the codebook's dtype; NaN for a row that is not valid. See `varfast.ops.smooth_embed`."""
     batch, length, vocab = logits.shape
@@ -45,9 +48,11 @@ def smooth_embed(
     logits = torch.where(valid, logits, 0.0)
     one = torch.ones(1, 1, 1, dtype=torch.float64, device=logits.device)
     rows = logits.to(torch.float32)
-    kept = filter_tokens(rows, row_weights(rows, rows.amax(-1, keepdim=True), one), top_k, one * top_p, one * 0.0)
+    nucleus = column(top_p, top_p_tensor, logits)
+    kept = filter_tokens(rows, row_weights(rows, rows.amax(-1, keepdim=True), one), top_k, nucleus, one * 0.0)
     exponential = exponential_noise(seeds, positions, vocab, stream) if noise is None else noise
-    scores = torch.where(kept, (1.0 + ratio) * logits - exponential.to(work).log(), -math.inf)
+    factor, divisor = 1.0 + column(ratio, ratio_tensor, logits), column(tau, tau_tensor, logits)
+    scores = torch.where(kept, factor.to(work) * logits - exponential.to(work).log(), -math.inf)
     # In float64, which neither autocast nor TF32 rounds to fewer bits.
-    mixed = torch.softmax(scores / tau, dim=-1).double() @ codebook.double()
+    mixed = torch.softmax(scores / divisor.to(work), dim=-1).double() @ codebook.double()
     return torch.where(valid, mixed, math.nan).to(codebook.dtype)
