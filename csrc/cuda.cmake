@@ -29,7 +29,7 @@ if(VARFAST_WERROR)
   list(APPEND cuda_flags -Xcompiler=-Werror)
 endif()
 foreach(map ${prefix_maps})
-  list(APPEND cuda_flags "-Xcompiler=${map}")
+  list(APPEND cuda_flags "-Xcompiler=\"${map}\"")  # quoted for the shell that nvcc calls: a path may have spaces
 endforeach()
 target_compile_options(varfast_cuda PRIVATE "$<$<COMPILE_LANGUAGE:CUDA>:${cuda_flags}>")
 # USE_CUDA: declares the stable ABI's stream functions.

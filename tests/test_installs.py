@@ -1,5 +1,6 @@
 """Real installs, as users make them, each build beginning in what the one before left. Needs a package index."""
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -85,3 +86,17 @@ def test_sources_that_cannot_be_written_to_are_built_elsewhere(place):
     run("unshare", "-rm", "sh", "-c", inside, "sh", *command, cwd=place.source, env=place.environment)
     assert place.installed().is_relative_to(place.folder / "my env")
     assert sorted(place.source.rglob("*")) == before
+
+
+def test_cuda_sources_compile_under_a_path_with_spaces(place):
+    """nvcc hands the flags of the host's compiler to a shell; one architecture and one op will do."""
+    tool("nvcc")
+    tree = place.source / "build" / "cuda"
+    object_file = "CMakeFiles/varfast_cuda.dir/csrc/smooth_embed/smooth_embed_cuda.cu.o"
+    options = ["-DVARFAST_CUDA=ON", "-DVARFAST_WERROR=ON", "-DVARFAST_CUDA_ARCHS=90"]
+    torch = Path(importlib.util.find_spec("torch").origin).parent
+    run(tool("cmake"), "-S", place.source, "-B", tree, "-G", "Ninja", *options, f"-DTORCH_DIR={torch}")
+    run(tool("ninja"), "-C", tree, object_file)
+    made = (tree / object_file).read_bytes()
+    assert b"\0csrc/smooth_embed/smooth_embed_cuda.cu\0" in made
+    assert os.fsencode(place.folder) not in made
