@@ -91,3 +91,11 @@ def test_files_in_each_others_places_and_a_folder_are_named(tmp_path: Path, mode
 def test_a_foreign_config_in_safetensors_is_not_taken_for_ours(tmp_path: Path, model: VAR) -> None:
     save_file(model.state_dict(), tmp_path / "var.safetensors", {"format": "pt", "config": '{"hidden": 3}'})
     assert models.load(tmp_path / "var.safetensors", model.vae).config == model.config
+
+
+@pytest.mark.parametrize("config", ["{", "[]", '{"vae": {}}', '{"vae": {}, "var": {"grids": 3}}'])
+def test_a_broken_config_of_ours_is_named(tmp_path: Path, config: str) -> None:
+    file = tmp_path / "m.safetensors"
+    save_file({"var.x": torch.zeros(1)}, file, {"format": "varfast", "config": config})
+    with pytest.raises(ValueError, match=r"m\.safetensors"):
+        models.load(file)

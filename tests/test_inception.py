@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -180,5 +179,21 @@ def test_the_network_gives_pooled_spatial_and_logits_and_runs_no_pickled_code(
     with pytest.raises(FileNotFoundError, match="checkpoints"):
         load_network()
     torch.save({"weight": SimpleNamespace()}, weights)
-    with pytest.raises(pickle.UnpicklingError):
+    with pytest.raises(ValueError, match="no Inception weights"):
         load_network(weights)
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [(b"", "an empty file"), (b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer"),
+     (b"<!DOCTYPE html>", "a web page"), (b"weights", "no Inception weights")],
+)  # fmt: skip
+def test_what_is_no_file_of_weights_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes, named: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch_fidelity", SimpleNamespace(FeatureExtractorInceptionV3=None))
+    (tmp_path / "weights.pth").write_bytes(content)
+    with pytest.raises(ValueError, match=rf"weights\.pth: {named}"):
+        load_network(tmp_path / "weights.pth")
+    with pytest.raises(IsADirectoryError, match="a folder"):
+        load_network(tmp_path)

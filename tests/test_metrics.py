@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
@@ -116,3 +117,15 @@ def test_shared_work_gives_the_same_bits_and_is_shared(monkeypatch: pytest.Monke
     before = len(calls)
     Sampler(shared, [])(labels=labels, seeds=seeds)
     assert len(calls) - before == 5
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"metrics": {}}'])
+def test_a_kept_run_that_is_damaged_or_anothers_is_named(tmp_path: Path, text: str) -> None:
+    judge = SimpleNamespace(facts={}, metrics={"fd": False}, prepare=None, score=lambda *_: {"fd": 1.0})
+    experiment = Experiment(tiny_var(), {}, tmp_path, images=4, batch=2, judge=judge)  # type: ignore[arg-type]
+    experiment.judge_and_keep("plain", 0, torch.zeros(1), torch.zeros(1))
+    assert experiment.load("plain", 0) == {"fd": 1.0} and experiment.load("plain", 1) is None
+    (file,) = (tmp_path / "runs").iterdir()
+    file.write_text(text)
+    with pytest.raises(ValueError, match=rf"{file.name}: not the result of 'plain' with seed 0; delete it"):
+        experiment.load("plain", 0)

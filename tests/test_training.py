@@ -171,6 +171,10 @@ def test_a_checkpoint_of_another_tokenizer_or_half_a_file_is_refused(data: Path,
     file.write_bytes(file.read_bytes()[:1000])
     with pytest.raises(ValueError, match=r"transformer\.pt: damaged"):
         run_transformer(data, tmp_path, steps=1)
+    for foreign in ([1, 2], {"settings": 3}):
+        torch.save(foreign, file)
+        with pytest.raises(ValueError, match=r"transformer\.pt: no checkpoint of a training run; delete it"):
+            run_transformer(data, tmp_path, steps=1)
 
 
 def test_divergence_is_an_error(tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+LFS = b"version https://git-lfs.github.com/spec/"
+
 
 def writable_folder(path: str | os.PathLike[str]) -> Path:
     """Make `path` if need be; PermissionError or NotADirectoryError, naming it, if nothing can be written there."""
@@ -42,6 +44,27 @@ def atomic_write(path: Path, write: Callable[[Path], object]) -> None:
     finally:
         temporary.unlink(missing_ok=True)
         folder.rmdir()
+
+
+def peek(file: Path) -> bytes:
+    """The first bytes of a file of weights.
+
+    Raises FileNotFoundError, IsADirectoryError, PermissionError, or ValueError for an empty file, a Git LFS pointer and
+    a web page, saying how to get the real file.
+    """
+    if file.is_dir():
+        raise IsADirectoryError(f"{file}: a folder, needs a file of weights")
+    if not file.is_file():
+        raise FileNotFoundError(f"no weights at {file}")
+    with open(file, "rb") as opened:
+        start = opened.read(256)
+    if not start:
+        raise ValueError(f"{file}: an empty file; download it again")
+    if start.startswith(LFS):
+        raise ValueError(f"{file}: a Git LFS pointer, not the weights; run `git lfs pull` in its repository")
+    if start.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
+        raise ValueError(f"{file}: a web page, not weights; download the file itself (the link marked raw or resolve)")
+    return start
 
 
 def file_sha256(*paths: Path) -> str:

@@ -11,9 +11,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from varfast._files import peek
 from varfast.builtin.data import to_float
 from varfast.builtin.names import CANVAS
-from varfast.models._unwrap import peek
 
 WEIGHTS = Path(__file__).resolve().parent / "weights" / "classifier.safetensors"
 FEATURES = 96

@@ -21,7 +21,7 @@ WORDS = {
     "grids": "--model: grids (an argument of varfast.models.load, for which there is no option)",
     "heads": "--model: heads (an argument of varfast.models.load, for which there is no option)",
 }
-SAMPLING = {"strength": "--cfg", "Sampler": "--method", "temperature": "--temperature"}
+SAMPLING = {"cfg": "--cfg", "Sampler": "--method", "temperature": "--temperature"}
 SAMPLING |= {"top_k": "--top-k", "top_p": "--top-p", "min_p": "--min-p"}
 
 

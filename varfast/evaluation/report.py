@@ -54,7 +54,15 @@ class Experiment:
     def load(self, name: str, seed: int) -> dict[str, float] | None:
         """Metrics of an earlier run of the same thing, or None."""
         file = self._file(name, seed)
-        return json.loads(file.read_text(encoding="utf-8"))["metrics"] if file.is_file() else None
+        if not file.is_file():
+            return None
+        try:
+            run = json.loads(file.read_text(encoding="utf-8"))
+            if {key: run[key] for key in self._key(name, seed)} != self._key(name, seed):
+                raise ValueError("it is of another run")
+            return {metric: float(run["metrics"][metric]) for metric in self.judge.metrics}
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{file}: not the result of {name!r} with seed {seed}; delete it ({error})") from error
 
     def judge_and_keep(self, name: str, seed: int, prepared: Tensor, labels: Tensor) -> dict[str, float]:
         """Scores what the judge has prepared of images, and writes the result to the folder."""

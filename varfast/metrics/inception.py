@@ -8,16 +8,19 @@ from __future__ import annotations
 import hashlib
 import io
 import math
+import pickle
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from varfast._files import peek
 from varfast.metrics.frechet import Moments, frechet_of_moments, moments
 from varfast.metrics.prdc import prdc
 
@@ -43,7 +46,7 @@ def load_network(weights: Path | None = None, device: torch.device | str = "cpu"
     torch-fidelity, FileNotFoundError without the file; the message says how to get them.
     """
     file = Path(weights or Path(torch.hub.get_dir()) / "checkpoints" / WEIGHTS)
-    if not file.is_file():
+    if not file.exists():
         raise FileNotFoundError(f"no Inception weights at {file}: put {SOURCE} there, or give its path (--inception)")
     try:
         from torch_fidelity import FeatureExtractorInceptionV3
@@ -51,7 +54,7 @@ def load_network(weights: Path | None = None, device: torch.device | str = "cpu"
         raise ImportError("FID and Inception score need `pip install varfast[eval]`") from error
     # torch-fidelity would unpickle the file with whatever code it holds; a copy of its tensors alone is safe to read.
     tensors = io.BytesIO()
-    torch.save(torch.load(file, map_location="cpu", weights_only=True), tensors)
+    torch.save(_load(file), tensors)
     tensors.seek(0)
     names = ["2048", "logits_unbiased"]
     network = FeatureExtractorInceptionV3("inception", names, feature_extractor_weights_path=tensors).to(device)
@@ -67,6 +70,15 @@ def load_network(weights: Path | None = None, device: torch.device | str = "cpu"
         return torch.cat([pool, spatial[0].float(), logits], dim=1).cpu()
 
     return run
+
+
+def _load(file: Path) -> Any:
+    """What a file of weights holds, without code. ValueError, naming it, for what is none."""
+    peek(file)
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{file}: no Inception weights, or damaged; download {SOURCE} again") from error
 
 
 def _spatial(y: Tensor) -> Tensor:

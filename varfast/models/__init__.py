@@ -49,11 +49,13 @@ def load(
     vae = own_vae if vae is None else vae
     grids = None if grids is None else tuple((int(h), int(w)) for h, w in grids)
     tensors, metadata = checkpoint.read(name_or_path)
-    stored = checkpoint.stored_configs(metadata)
+    with _naming(name_or_path):
+        stored = checkpoint.stored_configs(metadata)
     if stored is not None:
-        config = checkpoint.make_config(VARConfig, stored["var"])
-        if vae is None:
+        with _naming(name_or_path):
+            config = checkpoint.make_config(VARConfig, stored["var"])
             vae_config = checkpoint.make_config(VQVAEConfig, stored["vae"])
+        if vae is None:
             vae = _build_vae(vae_config, _under("vae.", tensors), f"{name_or_path} (vae)", device)
         tensors = _under("var.", tensors)
     else:

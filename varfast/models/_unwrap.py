@@ -1,4 +1,4 @@
-"""The state dicts inside of what people's files hold, and what a file that holds none is instead."""
+"""The state dicts inside of what people's files hold."""
 
 from __future__ import annotations
 
@@ -10,28 +10,6 @@ from torch import Tensor
 
 # Where trainers put the weights, the first that is there; an average before what it is the average of.
 WRAPPERS = ("trainer", "ema", "model_ema", "state_dict", "model_state_dict", "model", "module")
-LFS = b"version https://git-lfs.github.com/spec/"
-
-
-def peek(file: Path) -> bytes:
-    """The first bytes of a file of weights.
-
-    Raises FileNotFoundError, IsADirectoryError, PermissionError, or ValueError for an empty file, a Git LFS pointer and
-    a web page, saying how to get the real file.
-    """
-    if file.is_dir():
-        raise IsADirectoryError(f"{file}: a folder, needs a file of weights")
-    if not file.is_file():
-        raise FileNotFoundError(f"no weights at {file}")
-    with open(file, "rb") as opened:
-        start = opened.read(256)
-    if not start:
-        raise ValueError(f"{file}: an empty file; download it again")
-    if start.startswith(LFS):
-        raise ValueError(f"{file}: a Git LFS pointer, not the weights; run `git lfs pull` in its repository")
-    if start.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
-        raise ValueError(f"{file}: a web page, not weights; download the file itself (the link marked raw or resolve)")
-    return start
 
 
 def state_dict(file: Path, loaded: Any) -> dict[str, Tensor]:

@@ -18,7 +18,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from varfast.models._unwrap import peek, plain_names, state_dict
+from varfast._files import peek
+from varfast.models._unwrap import plain_names, state_dict
 from varfast.models.quantizer import Grid
 from varfast.models.var import VARConfig
 from varfast.models.vqvae import VQVAEConfig
@@ -63,7 +64,15 @@ def read(path: str | os.PathLike[str]) -> tuple[Tensors, dict[str, str]]:
 
 def stored_configs(metadata: Mapping[str, str]) -> dict[str, dict[str, Any]] | None:
     """The `{"vae": ..., "var": ...}` configs in a file written by `write_metadata`, None in other files."""
-    return json.loads(metadata["config"]) if metadata.get("format") == "varfast" and "config" in metadata else None
+    if metadata.get("format") != "varfast" or "config" not in metadata:
+        return None
+    try:
+        configs = json.loads(metadata["config"])
+    except ValueError as error:
+        raise ValueError(f"not a config of varfast in the metadata: {error}") from error
+    if not isinstance(configs, dict) or not all(isinstance(configs.get(part), dict) for part in ("vae", "var")):
+        raise ValueError("not a config of varfast in the metadata: it needs vae and var")
+    return configs
 
 
 def write_metadata(vae: VQVAEConfig, var: VARConfig, dataset: str = "") -> dict[str, str]:
@@ -74,9 +83,12 @@ def write_metadata(vae: VQVAEConfig, var: VARConfig, dataset: str = "") -> dict[
 
 def make_config(kind: type[VARConfig] | type[VQVAEConfig], stored: dict[str, Any]) -> Any:
     """A config of `kind` from its JSON form, where tuples have become lists."""
-    fixed: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()}
-    fixed["grids"] = tuple((int(h), int(w)) for h, w in stored["grids"])
-    return kind(**fixed)
+    try:
+        fixed: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()}
+        fixed["grids"] = tuple((int(h), int(w)) for h, w in stored["grids"])
+        return kind(**fixed)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"not a {kind.__name__} in the metadata: {type(error).__name__}: {error}") from error
 
 
 def infer_var(tensors: Tensors, *, grids: Iterable[Grid] | None = None, heads: int | None = None) -> VARConfig:

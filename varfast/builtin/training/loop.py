@@ -142,8 +142,10 @@ class Run:
         """Take over the state in the checkpoint; ValueError if it is damaged or belongs to another run."""
         try:
             state: dict[str, Any] = torch.load(self.checkpoint, weights_only=True)
-        except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        except (RuntimeError, EOFError, ValueError, KeyError, TypeError, pickle.UnpicklingError) as error:
             raise ValueError(f"{self.checkpoint}: damaged; delete it or pass resume=False ({error})") from error
+        if not isinstance(state, dict) or not isinstance(state.get("settings", {}), dict):
+            raise ValueError(f"{self.checkpoint}: no checkpoint of a training run; delete it or pass resume=False")
         if state.get("depends_on") != self.depends_on:
             raise ValueError(
                 f"{self.checkpoint}: was trained on another tokenizer than the one now given; "
@@ -163,11 +165,11 @@ class Run:
                 self.averages[name].load_state_dict(state["averages"][name])
             for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
                 optimizer.load_state_dict(saved)
-        except (KeyError, RuntimeError, ValueError) as error:
+            self.step = int(state["step"])
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
             raise ValueError(
                 f"{self.checkpoint}: belongs to a run of another shape; delete it or pass resume=False ({error})"
             ) from error
-        self.step = int(state["step"])
 
 
 def fingerprint(module: nn.Module) -> str:
