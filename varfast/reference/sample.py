@@ -49,6 +49,36 @@ def draw(weights: Tensor, seeds: Tensor, positions: Tensor, stream: int, purpose
     return torch.searchsorted(running, u, right=True)
 
 
+def filtered_weights(
+    logits: Tensor,
+    temperature: float,
+    temperature_tensor: Tensor | None,
+    temperature_last: bool,
+    top_k: int,
+    top_p: float,
+    top_p_tensor: Tensor | None,
+    min_p: float,
+    min_p_tensor: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Of float32 logits: which rows are valid (B, L, 1), which tokens stay, and the weights of the draw (B, L, V)."""
+    valid = ((logits < math.inf).all(-1) & (logits > -math.inf).any(-1))[..., None]  # a NaN is not < inf
+    logits = torch.where(valid, logits, 0.0)
+    largest = logits.amax(-1, keepdim=True)
+
+    temp = column(temperature, temperature_tensor, logits)
+    greedy = ~(temp > 0)
+    temp = torch.where(greedy, 1.0, temp)
+    weights = row_weights(logits, largest, torch.ones_like(temp) if temperature_last else temp)
+    nucleus, floor = column(top_p, top_p_tensor, logits), column(min_p, min_p_tensor, logits)
+    kept = filter_tokens(logits, weights, top_k, nucleus, floor)
+    if temperature_last:
+        weights = row_weights(logits, largest, temp)
+    # torch.argmax returns any of several equal maxima of a float tensor; the first one is asked for.
+    first = (logits == largest).to(torch.int8).argmax(-1, keepdim=True)
+    kept = torch.where(greedy, torch.arange(logits.shape[-1], dtype=torch.int64, device=logits.device) == first, kept)
+    return valid, kept, torch.where(kept, weights, 0)
+
+
 def sample(
     logits: Tensor,
     seeds: Tensor,
@@ -67,29 +97,16 @@ def sample(
     with_stats: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """ids (B, L, S), and, asked for, logprobs (B, L, S), kept (B, L), entropy (B, L); see `varfast.ops.sample`."""
-    batch, length, vocab = logits.shape
+    batch, length, _ = logits.shape
     logits = logits.to(torch.float32)
     if not logits.numel():
         return _empty(batch, length, draws, with_stats, logits)
     if positions is None:
         positions = torch.arange(length, dtype=torch.int64, device=logits.device)
     positions = positions.expand(batch, length)
-    valid = ((logits < math.inf).all(-1) & (logits > -math.inf).any(-1))[..., None]  # a NaN is not < inf
-    logits = torch.where(valid, logits, 0.0)
-    largest = logits.amax(-1, keepdim=True)
-
-    temp = column(temperature, temperature_tensor, logits)
-    greedy = ~(temp > 0)
-    temp = torch.where(greedy, 1.0, temp)
-    weights = row_weights(logits, largest, torch.ones_like(temp) if temperature_last else temp)
-    nucleus, floor = column(top_p, top_p_tensor, logits), column(min_p, min_p_tensor, logits)
-    kept = filter_tokens(logits, weights, top_k, nucleus, floor)
-    if temperature_last:
-        weights = row_weights(logits, largest, temp)
-    # torch.argmax returns any of several equal maxima of a float tensor; the first one is asked for.
-    first = (logits == largest).to(torch.int8).argmax(-1, keepdim=True)
-    kept = torch.where(greedy, torch.arange(vocab, dtype=torch.int64, device=logits.device) == first, kept)
-    weights = torch.where(kept, weights, 0)
+    valid, kept, weights = filtered_weights(
+        logits, temperature, temperature_tensor, temperature_last, top_k, top_p, top_p_tensor, min_p, min_p_tensor
+    )
     ids = torch.where(valid, draw(weights, seeds, positions, stream, purpose, draws), -1)
     if not with_stats:
         return (ids, *_empty(0, 0, 0, False, logits)[1:])
