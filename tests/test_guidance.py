@@ -17,7 +17,7 @@ import varfast
 from varfast import CFG, SSG, DiverseVAR, Sampler, VARScaling, ops
 from varfast.guidance._shrinking import draw_shrinking
 from varfast.models import VAR
-from varfast.ops._rows import SampleOutput
+from varfast.ops import SampleOutput
 from varfast.protocol import Recipe, Step
 
 GRIDS = [(1, 1), (2, 2), (3, 3), (4, 4), (8, 8)]

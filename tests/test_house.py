@@ -18,10 +18,10 @@ pytestmark = pytest.mark.source_tree
 
 # What a room may import from varfast besides itself and modules that start with an underscore.
 MAY_IMPORT = {
-    "ops": {"reference", "triton_kernels"},
+    "ops": {"checks", "reference", "triton_kernels"},
     "reference": set(),
     "triton_kernels": {"reference"},
-    "guidance": {"ops", "protocol"},
+    "guidance": {"checks", "ops", "protocol"},
     "models": set(),
     "hosts": {"guidance", "models", "protocol", "sampler"},
     "metrics": set(),

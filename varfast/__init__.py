@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from varfast import builtin as builtin
     from varfast import calibration as calibration
+    from varfast import checks as checks
     from varfast import evaluation as evaluation
     from varfast import guidance as guidance
     from varfast import hosts as hosts
@@ -42,8 +43,8 @@ _HOMES = {
     "wrap": "hosts",
 }
 _MODULES = (
-    "builtin", "calibration", "evaluation", "guidance", "hosts", "metrics", "models", "ops", "protocol", "reference",
-    "sampler",
+    "builtin", "calibration", "checks", "evaluation", "guidance", "hosts", "metrics", "models", "ops", "protocol",
+    "reference", "sampler",
 )  # fmt: skip
 
 

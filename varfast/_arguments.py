@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from varfast import _cost
+from varfast.checks import check_integer, check_number
+from varfast.checks import items as items
+from varfast.checks import plain as plain
 from varfast.guidance import CFG
-from varfast.ops._checks import check_integer, check_number
-from varfast.ops._checks import items as items
-from varfast.ops._checks import plain as plain
 from varfast.protocol import HOOKS, PROTOCOL, Model, Recipe
 
 

@@ -22,7 +22,7 @@ from varfast._arguments import (
 )
 from varfast.guidance import CFG
 from varfast.guidance._shrinking import draw_shrinking
-from varfast.ops._rows import SampleOutput
+from varfast.ops import SampleOutput
 from varfast.protocol import BlockHook, Model, Recipe, Step
 
 FIRST_SUBSTEP = 1 << 20  # purpose of a redrawing model's first sub-step; smaller ones belong to the first draw

@@ -6,9 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 from varfast._arguments import per_scale
+from varfast.checks import check_number
 from varfast.cli._methods import Method
 from varfast.guidance import SSG
-from varfast.ops._checks import check_number
 from varfast.protocol import Model, Recipe, Step
 
 SHARPER, SOFTER = 0.83, 1.18  # factors of the temperature where SSG has its full strength

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from varfast.ops import _checks
+from varfast import checks
 from varfast.protocol import Step
 
 Schedule = str | Sequence[float]
@@ -26,9 +26,9 @@ def freeze(item: object, **values: Any) -> None:
 
 def _listed(value: Any) -> Any:
     """A number as Python's own, or several, of any iterable, as a tuple of them."""
-    value = _checks.items(_checks.plain(value))
+    value = checks.items(checks.plain(value))
     several = isinstance(value, Iterable) and not isinstance(value, (str, tuple)) and getattr(value, "ndim", 1) > 0
-    return _checks.items(tuple(value)) if several else value
+    return checks.items(tuple(value)) if several else value
 
 
 def check_schedule(schedule: object) -> Schedule:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from varfast import checks
 from varfast.guidance import _schedule
-from varfast.ops import _checks
 from varfast.protocol import Recipe, Step
 
 
@@ -31,7 +31,7 @@ class CFG:
     schedule: _schedule.Schedule = "ramp"
 
     def __post_init__(self) -> None:
-        strength, schedule = _checks.check_number("strength", self.strength), _schedule.check_schedule(self.schedule)
+        strength, schedule = checks.check_number("strength", self.strength), _schedule.check_schedule(self.schedule)
         _schedule.freeze(self, strength=strength, schedule=schedule)
 
     def on_logits(self, step: Step, recipe: Recipe) -> Recipe:

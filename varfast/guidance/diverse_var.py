@@ -8,9 +8,8 @@ from typing import cast
 
 from torch import Tensor
 
-from varfast import ops
+from varfast import checks, ops
 from varfast.guidance import _schedule
-from varfast.ops import _checks
 from varfast.ops.spectral_reweight import check_amplification
 from varfast.protocol import Step
 
@@ -55,19 +54,19 @@ class DiverseVAR:
         if self.suppress is None and self.amplify is None:
             raise ValueError("suppress and amplify must not both be None")
         for name in ("suppress", "amplify"):
-            pair = _checks.items(getattr(self, name))
+            pair = checks.items(getattr(self, name))
             if pair is None:
                 continue
             if not isinstance(pair, tuple) or len(pair) != 2:
                 raise TypeError(f"{name} must be a pair (alpha, beta) or None, got {pair!r}")
             parts = zip(("alpha", "beta"), pair, strict=True)
             _schedule.freeze(
-                self, **{name: tuple(_checks.check_number(f"{part} of {name}", x, 0.0) for part, x in parts)}
+                self, **{name: tuple(checks.check_number(f"{part} of {name}", x, 0.0) for part, x in parts)}
             )
         if self.amplify is not None and self.relative:
             check_amplification("beta of amplify", *self.amplify)
         if self.rank is not None:
-            _schedule.freeze(self, rank=_checks.check_integer("rank", self.rank, 1))
+            _schedule.freeze(self, rank=checks.check_integer("rank", self.rank, 1))
         if self.where not in ("ends", "blocks"):
             raise ValueError(f"where must be ends or blocks, got {self.where!r}")
 

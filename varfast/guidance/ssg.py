@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from varfast import checks
 from varfast.guidance import _schedule
-from varfast.ops import _checks
 from varfast.protocol import Recipe, Step
 
 ANY_GRID = (2**31 - 1, 2**31 - 1)  # the cutoff's upper limit depends on the grids, so that the op checks it
@@ -48,10 +48,10 @@ class SSG:
     cutoff: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
-        beta, schedule = _checks.check_number("beta", self.beta), _schedule.check_schedule(self.schedule)
+        beta, schedule = checks.check_number("beta", self.beta), _schedule.check_schedule(self.schedule)
         scales = None if self.scales is None else _schedule.check_scales(self.scales)
         _schedule.freeze(self, beta=beta, schedule=schedule, scales=scales)
-        cutoff = _checks.check_prior(ANY_GRID, ANY_GRID, self.prior, self.interp, self.cutoff)
+        cutoff = checks.check_prior(ANY_GRID, ANY_GRID, self.prior, self.interp, self.cutoff)
         if self.prior != "dse" and (self.interp != "bilinear" or self.cutoff is not None):
             raise ValueError(f"interp and cutoff belong to prior='dse', which prior={self.prior!r} would not read")
         if self.cutoff is not None:

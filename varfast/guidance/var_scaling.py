@@ -8,9 +8,8 @@ from typing import Any, cast
 
 from torch import Tensor
 
-from varfast import ops
+from varfast import checks, ops
 from varfast.guidance import _schedule
-from varfast.ops import _checks
 from varfast.protocol import Recipe, Step
 
 RULES = {"var": ("alpha", "keep", "min_distance"), "paper": ("alpha", "keep"), "infinity": ("top",)}  # what each reads
@@ -70,13 +69,13 @@ class VARScaling:
 
     def __post_init__(self) -> None:
         numbers: dict[str, Any] = {"scales": _schedule.check_scales(self.scales)}
-        numbers["candidates"] = _checks.check_integer("candidates", self.candidates, 2)
+        numbers["candidates"] = checks.check_integer("candidates", self.candidates, 2)
         if self.rule not in tuple(RULES):
             raise ValueError(f"rule must be one of {', '.join(RULES)}, got {self.rule!r}")
         if not (isinstance(self.bandwidth, str) and self.bandwidth in BANDWIDTHS):
-            numbers["bandwidth"] = _checks.check_number("bandwidth", self.bandwidth, 1e-30)
-        numbers |= {name: _checks.check_number(name, getattr(self, name), 0.0) for name in ("alpha", "min_distance")}
-        numbers |= {name: _checks.check_integer(name, getattr(self, name), 1) for name in ("keep", "top")}
+            numbers["bandwidth"] = checks.check_number("bandwidth", self.bandwidth, 1e-30)
+        numbers |= {name: checks.check_number(name, getattr(self, name), 0.0) for name in ("alpha", "min_distance")}
+        numbers |= {name: checks.check_integer(name, getattr(self, name), 1) for name in ("keep", "top")}
         _schedule.freeze(self, **numbers)
         for field in fields(self):
             others = any(field.name in names for names in RULES.values()) and field.name not in RULES[self.rule]

@@ -1,5 +1,6 @@
 """The ops: public functions with checks; each calls a torch custom op of the same name in the namespace `varfast`."""
 
+from varfast.ops._rows import SampleOutput as SampleOutput
 from varfast.ops.dse_prior import dse_prior
 from varfast.ops.filter_logits import filter_logits
 from varfast.ops.gaussian_kde import gaussian_kde

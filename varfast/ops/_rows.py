@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from varfast.ops import _checks
+from varfast import checks
 
 
 class SampleOutput(NamedTuple):
@@ -35,12 +35,12 @@ def check_vocabulary(name: str, logits: Tensor, groups: int = 1) -> None:
 
 def check_seeds(seeds: object, batch: int, model: Tensor, model_name: str) -> Tensor:
     """Seeds are int64 of shape (B,)."""
-    seeds = _checks.check_tensor("seeds", seeds, "B", (torch.int64,))
+    seeds = checks.check_tensor("seeds", seeds, "B", (torch.int64,))
     if seeds.shape[0] != batch:
         raise ValueError(
             f"seeds must have shape ({batch},), one for each image of {model_name}, got {tuple(seeds.shape)}"
         )
-    return _checks.check_device("seeds", seeds, model, model_name)
+    return checks.check_device("seeds", seeds, model, model_name)
 
 
 def check_positions(positions: object, batch: int, rows: int, model: Tensor, model_name: str) -> Tensor | None:
@@ -53,7 +53,7 @@ def check_positions(positions: object, batch: int, rows: int, model: Tensor, mod
         raise TypeError(f"positions must be int64, got {positions.dtype}")
     if tuple(positions.shape) not in ((rows,), (batch, rows)):
         raise ValueError(f"positions must have shape ({rows},) or ({batch}, {rows}), got {tuple(positions.shape)}")
-    return _checks.check_device("positions", positions, model, model_name)
+    return checks.check_device("positions", positions, model, model_name)
 
 
 def filter_arguments(
@@ -67,11 +67,11 @@ def filter_arguments(
 ) -> tuple:
     """Checks them and lays them out as the schemas do: every number-or-tensor becomes two arguments."""
     return (
-        *_checks.scalar_argument("temperature", temperature, batch, device, low=0.0),
+        *checks.scalar_argument("temperature", temperature, batch, device, low=0.0),
         bool(temperature_last),
-        _checks.check_integer("top_k", top_k, 0),
-        *_checks.scalar_argument("top_p", top_p, batch, device, low=0.0, high=1.0),
-        *_checks.scalar_argument("min_p", min_p, batch, device, low=0.0, high=1.0),
+        checks.check_integer("top_k", top_k, 0),
+        *checks.scalar_argument("top_p", top_p, batch, device, low=0.0, high=1.0),
+        *checks.scalar_argument("min_p", min_p, batch, device, low=0.0, high=1.0),
     )
 
 
@@ -89,10 +89,10 @@ def sampling_arguments(
 ) -> tuple:
     """Checks them and lays them out as the schemas do."""
     return (
-        _checks.check_integer("stream", stream, 0),
-        _checks.check_integer("purpose", purpose, 0),
+        checks.check_integer("stream", stream, 0),
+        checks.check_integer("purpose", purpose, 0),
         *filter_arguments(batch, device, temperature, temperature_last, top_k, top_p, min_p),
-        _checks.check_integer("draws", draws, 1),
+        checks.check_integer("draws", draws, 1),
     )
 
 

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from varfast import _autograd, _library
-from varfast.ops import _checks
+from varfast import _autograd, _library, checks
 from varfast.reference.dse_prior import dse_prior as _reference
 
 
@@ -47,11 +46,11 @@ def dse_prior(
         Differentiable in `prev` (finite values), twice too; forward mode raises. The same bits whatever the batch,
         the strides and the number of threads.
     """
-    _checks.check_tensor("prev", prev, "B, m_h*m_w, C")
-    source, target = _checks.check_grid("prev_hw", prev_hw), _checks.check_grid("hw", hw)
+    checks.check_tensor("prev", prev, "B, m_h*m_w, C")
+    source, target = checks.check_grid("prev_hw", prev_hw), checks.check_grid("hw", hw)
     if prev.shape[1] != source[0] * source[1]:
         raise ValueError(f"prev must have {source[0] * source[1]} positions for prev_hw {source}, got {prev.shape[1]}")
-    block = _checks.check_prior(source, target, prior, interp, cutoff)
+    block = checks.check_prior(source, target, prior, interp, cutoff)
     return _autograd.call(torch.ops.varfast.dse_prior, prev, source, target, prior, interp, block)
 
 

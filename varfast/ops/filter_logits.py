@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from varfast import _autograd, _library
-from varfast.ops import _checks, _rows
+from varfast import _autograd, _library, checks
+from varfast.ops import _rows
 from varfast.reference.filter_logits import filter_logits as _reference
 
 
@@ -38,7 +38,7 @@ def filter_logits(
         the sum of the kept ones, in float64, rounded once: the same bits on every backend. Not differentiable: a
         derivative raises.
     """
-    logits = _checks.check_tensor("logits", logits, "B, L, V")
+    logits = checks.check_tensor("logits", logits, "B, L, V")
     _rows.check_vocabulary("logits", logits)
     filters = _rows.filter_arguments(logits.shape[0], logits.device, temperature, temperature_last, top_k, top_p, min_p)
     return _autograd.call(torch.ops.varfast.filter_logits, logits, *filters, bool(probs))

@@ -5,8 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from varfast import _autograd, _library
-from varfast.ops import _checks
+from varfast import _autograd, _library, checks
 from varfast.reference import gaussian_kde as _reference
 
 _RULES = ("silverman", "silverman-batch")
@@ -75,10 +74,10 @@ def gaussian_kde(
     weights = _flat_weights(weights, lead, count, points, samples)
     if count == 0 and groups * points.shape[1] > 0 and (normalize or isinstance(bandwidth, str)):
         raise ValueError("samples must not be empty for Silverman's rule or normalize, got none")
-    n = _checks.plain(n)
+    n = checks.plain(n)
     if n is not None and (isinstance(n, bool) or not isinstance(n, (int, float))):
         raise TypeError(f"n must be a number or None, got {type(n).__name__}")
-    if n is not None and not 0 < _checks.as_float("n", n) < math.inf:
+    if n is not None and not 0 < checks.as_float("n", n) < math.inf:
         raise ValueError(f"n must be positive, got {n}")
     if n is not None and not isinstance(bandwidth, str):
         raise ValueError("n belongs to Silverman's rule; the bandwidth is given")
@@ -92,7 +91,7 @@ def gaussian_kde(
             torch.ops.varfast.gaussian_kde_sigma, points if flat is None else flat, codebook, weights
         )
         number: float | Tensor = (count or 1) if n is None else n
-        if n is not None and (tensor := _checks.varying(n, points.device)) is not None:
+        if n is not None and (tensor := checks.varying(n, points.device)) is not None:
             number = tensor
         h = sigma * (number * (channels + 2) / 4) ** (-1 / (channels + 4)) + 1e-6
         if bandwidth == "silverman-batch":
@@ -118,11 +117,11 @@ def _check_points(name: str, value: object, codebook: object) -> Tensor:
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
     if value.dtype in (torch.int64, torch.int32):
-        _checks.check_codebook(codebook, value, name)
+        checks.check_codebook(codebook, value, name)
         if value.dim() < 1:
             raise ValueError(f"{name} must have shape (..., N), got ()")
         return value.to(torch.int64)
-    if value.dtype not in (*_checks.FLOATS, torch.bool):
+    if value.dtype not in (*checks.FLOATS, torch.bool):
         raise TypeError(f"{name} must be float32, float16, bfloat16, bool, int64 or int32, got {value.dtype}")
     if codebook is not None:
         raise ValueError(f"codebook goes with ids alone; {name} are {value.dtype}")
@@ -149,7 +148,7 @@ def _flat_samples(
     if value.dim() != len(lead) + inner or value.shape[:-inner] != lead or tuple(value.shape[len(lead) + 1 :]) != tail:
         wanted = ", ".join(str(size) for size in (*lead, "N", *tail))
         raise ValueError(f"samples must have shape ({wanted}), got {tuple(value.shape)}")
-    _checks.check_device("samples", value, points, "points")
+    checks.check_device("samples", value, points, "points")
     return value.reshape(points.shape[0], *value.shape[-inner:])
 
 
@@ -162,9 +161,9 @@ def _flat_weights(weights: object, lead: torch.Size, count: int, points: Tensor,
         raise TypeError(f"weights must be a tensor or None, got {type(weights).__name__}")
     if tuple(weights.shape) != (*lead, count):
         raise ValueError(f"weights must have shape {(*lead, count)}, got {tuple(weights.shape)}")
-    if weights.dtype not in _checks.FLOATS:
+    if weights.dtype not in checks.FLOATS:
         raise TypeError(f"weights must be float32, float16 or bfloat16, got {weights.dtype}")
-    _checks.check_device("weights", weights, points, "points")
+    checks.check_device("weights", weights, points, "points")
     return weights.to(torch.float32).reshape(points.shape[0], count)
 
 
@@ -175,14 +174,14 @@ def _flat_bandwidth(bandwidth: object, lead: torch.Size, groups: int, rows: Tens
         if not bandwidth.dtype.is_floating_point:
             raise TypeError(f"bandwidth must be a floating-point tensor, got {bandwidth.dtype}")
         if bandwidth.dim() > 0:
-            _checks.check_device("bandwidth", bandwidth, rows, "points")
+            checks.check_device("bandwidth", bandwidth, rows, "points")
         return bandwidth.to(device=rows.device, dtype=torch.float64).expand(lead).reshape(groups)
-    bandwidth = _checks.plain(bandwidth)
+    bandwidth = checks.plain(bandwidth)
     if isinstance(bandwidth, bool) or not isinstance(bandwidth, (int, float)):
         raise TypeError(f"bandwidth must be a number, a tensor or a name, got {type(bandwidth).__name__}")
-    if not 0 < _checks.as_float("bandwidth", bandwidth) < math.inf:
+    if not 0 < checks.as_float("bandwidth", bandwidth) < math.inf:
         raise ValueError(f"bandwidth must be positive and finite, got {bandwidth}")
-    if (tensor := _checks.varying(bandwidth, rows.device)) is not None:
+    if (tensor := checks.varying(bandwidth, rows.device)) is not None:
         return tensor.expand(groups)
     return torch.full((groups,), float(bandwidth), dtype=torch.float64, device=rows.device)
 

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from varfast import _autograd, _library
-from varfast.ops import _checks
+from varfast import _autograd, _library, checks
 from varfast.ops.dse_prior import transposed
 from varfast.reference.dse_prior import dse_prior as _prior
 from varfast.reference.guide import guide as _reference
@@ -25,29 +24,29 @@ def guidance_arguments(
     prior: str,
     interp: str,
     cutoff: Sequence[int] | None,
-    dtypes: Sequence[torch.dtype] = _checks.FLOATS,
+    dtypes: Sequence[torch.dtype] = checks.FLOATS,
 ) -> tuple:
     """Checks the arguments of guide and guided_sample and lays them out as the schemas do."""
-    cond = _checks.check_tensor("cond", cond, "B, L, C", dtypes)
+    cond = checks.check_tensor("cond", cond, "B, L, C", dtypes)
     batch, length, channels = cond.shape
     if uncond is not None:
-        _checks.check_like("uncond", uncond, cond.shape, cond, "cond")
+        checks.check_like("uncond", uncond, cond.shape, cond, "cond")
     elif isinstance(t, Tensor) or t != 0:
         got = "a tensor" if isinstance(t, Tensor) else t
         raise ValueError(f"t must be 0 without uncond (there is nothing to guide away from), got {got}")
-    target, source, block = (1, 1), (1, 1), _checks.check_prior((1, 1), (1, 1), prior, interp, None)
+    target, source, block = (1, 1), (1, 1), checks.check_prior((1, 1), (1, 1), prior, interp, None)
     if prev is not None:
         if hw is None or prev_hw is None:
             raise ValueError(f"hw and prev_hw must be given with prev, got hw={hw} and prev_hw={prev_hw}")
-        target, source = _checks.check_grid("hw", hw), _checks.check_grid("prev_hw", prev_hw)
+        target, source = checks.check_grid("hw", hw), checks.check_grid("prev_hw", prev_hw)
         if target[0] * target[1] != length:
             raise ValueError(f"hw {target} has {target[0] * target[1]} positions, cond has {length}")
-        _checks.check_like("prev", prev, (batch, source[0] * source[1], channels), cond, "cond")
-        block = _checks.check_prior(source, target, prior, interp, cutoff)
-    guidance = _checks.scalar_argument("t", t, batch, cond.device, length=length)
+        checks.check_like("prev", prev, (batch, source[0] * source[1], channels), cond, "cond")
+        block = checks.check_prior(source, target, prior, interp, cutoff)
+    guidance = checks.scalar_argument("t", t, batch, cond.device, length=length)
     if uncond is None:  # t is 0, also where it varies
         guidance = (0.0, None)
-    strength = _checks.scalar_argument("beta", beta, batch, cond.device, length=length)
+    strength = checks.scalar_argument("beta", beta, batch, cond.device, length=length)
     return cond, uncond, prev, source, target, *guidance, *strength, prior, interp, block
 
 
@@ -96,7 +95,7 @@ def guide(
         channel that gives no prior.
     """
     wide = isinstance(cond, Tensor) and cond.device.type == "cpu"
-    dtypes = (*_checks.FLOATS, torch.float64) if wide else _checks.FLOATS
+    dtypes = (*checks.FLOATS, torch.float64) if wide else checks.FLOATS
     return _autograd.call(
         torch.ops.varfast.guide,
         *guidance_arguments(cond, uncond, prev, hw, prev_hw, t, beta, prior, interp, cutoff, dtypes),

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from varfast import _autograd, _library
-from varfast.ops import _checks, _rows
+from varfast import _autograd, _library, checks
+from varfast.ops import _rows
 from varfast.ops.guide import guidance_arguments
 from varfast.reference.guided_sample import guided_sample as _reference
 
@@ -61,7 +61,7 @@ def guided_sample(
     """
     guidance = guidance_arguments(cond, uncond, prev, hw, prev_hw, t, beta, prior, interp, cutoff)
     batch, length, channels = cond.shape
-    groups = _checks.check_integer("groups", groups, 1)
+    groups = checks.check_integer("groups", groups, 1)
     if channels < 1 or channels % groups:
         raise ValueError(f"groups must divide the channels of cond ({channels}), got {groups}")
     _rows.check_vocabulary("cond", cond, groups)
@@ -81,7 +81,7 @@ def guided_sample(
 @torch.library.register_fake("varfast::guided_sample")
 def _fake(cond: Tensor, *rest: object) -> tuple[Tensor, ...]:
     groups, (draws, with_cfg, with_stats) = rest[13], rest[-3:]
-    assert isinstance(groups, _checks.INTEGERS) and isinstance(draws, _checks.INTEGERS)
+    assert isinstance(groups, checks.INTEGERS) and isinstance(draws, checks.INTEGERS)
     ids, *stats = _rows.sample_shapes((cond.shape[0], cond.shape[1] * groups, draws), bool(with_stats), cond)
     return ids, cond.new_empty(cond.shape if with_cfg else (0, 0, 0)), *stats
 

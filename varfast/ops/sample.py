@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from varfast import _autograd, _library
-from varfast.ops import _checks, _rows
+from varfast import _autograd, _library, checks
+from varfast.ops import _rows
 from varfast.reference.sample import sample as _reference
 
 
@@ -61,7 +61,7 @@ def sample(
         back, so a value out of range in one is not reported. Not differentiable: a derivative
         of the log-probabilities or entropies raises.
     """
-    logits = _checks.check_tensor("logits", logits, "B, L, V")
+    logits = checks.check_tensor("logits", logits, "B, L, V")
     batch, length, _ = logits.shape
     _rows.check_vocabulary("logits", logits)
     seeds = _rows.check_seeds(seeds, batch, logits, "logits")
@@ -76,7 +76,7 @@ def sample(
 @torch.library.register_fake("varfast::sample")
 def _fake(logits: Tensor, seeds: Tensor, positions: Tensor | None, *rest: object) -> tuple[Tensor, ...]:
     draws, with_stats = rest[-2:]
-    assert isinstance(draws, _checks.INTEGERS)
+    assert isinstance(draws, checks.INTEGERS)
     return _rows.sample_shapes((logits.shape[0], logits.shape[1], draws), bool(with_stats), logits)
 
 

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from varfast import _autograd, _library
-from varfast.ops import _checks, _rows
+from varfast import _autograd, _library, checks
+from varfast.ops import _rows
 from varfast.reference.select_candidate import select_candidate as _reference
 
 _RULES = ("var", "paper", "infinity")
@@ -65,25 +65,25 @@ def select_candidate(
         (0, 0, stream, 3)): the same scores give the same candidate on every backend and in every batch. No
         synchronisation with the device. Not differentiable: a derivative of the probabilities raises.
     """
-    scores = _checks.check_tensor("scores", scores, "B, N")
+    scores = checks.check_tensor("scores", scores, "B, N")
     batch, count = scores.shape
     if rule not in _RULES:
         raise ValueError(f"rule must be one of {', '.join(_RULES)}, got {rule!r}")
     seeds = _rows.check_seeds(seeds, batch, scores, "scores")
     keep, top, stream = (
-        _checks.check_integer(name, number, low)
+        checks.check_integer(name, number, low)
         for name, number, low in (("keep", keep, 1), ("top", top, 1), ("stream", stream, 0))
     )
     largest = torch.finfo(torch.float64).max
     (alpha, alpha_tensor), (min_distance, min_distance_tensor) = (
-        _checks.scalar_argument(name, value, batch, scores.device, low=0.0, high=largest)
+        checks.scalar_argument(name, value, batch, scores.device, low=0.0, high=largest)
         for name, value in (("alpha", alpha), ("min_distance", min_distance))
     )
     if order is not None:
-        order = _checks.check_tensor("order", order, "B, N", (torch.int64,))
+        order = checks.check_tensor("order", order, "B, N", (torch.int64,))
         if order.shape != scores.shape:
             raise ValueError(f"order must have shape {(batch, count)}, got {tuple(order.shape)}")
-        _checks.check_device("order", order, scores, "scores")
+        checks.check_device("order", order, scores, "scores")
     candidates = _check_candidates(candidates, codebook, rule, scores)
     index, reps, probabilities = _autograd.call(
         torch.ops.varfast.select_candidate,
@@ -112,17 +112,17 @@ def _check_candidates(candidates: object, codebook: object, rule: str, scores: T
     if not isinstance(candidates, Tensor):
         raise TypeError(f"candidates must be a tensor or None, got {type(candidates).__name__}")
     ids = candidates.dtype in (torch.int64, torch.int32)
-    if not ids and candidates.dtype not in (*_checks.FLOATS, torch.bool):
+    if not ids and candidates.dtype not in (*checks.FLOATS, torch.bool):
         raise TypeError(f"candidates must be float32, float16, bfloat16, bool, int64 or int32, got {candidates.dtype}")
     if candidates.dim() != (3 if ids else 4) or tuple(candidates.shape[:2]) != (batch, count):
         wanted = f"({batch}, {count}, L)" if ids else f"({batch}, {count}, L, C)"
         raise ValueError(f"candidates must have shape {wanted}, got {tuple(candidates.shape)}")
-    _checks.check_device("candidates", candidates, scores, "scores")
+    checks.check_device("candidates", candidates, scores, "scores")
     if not ids:
         if codebook is not None:
             raise ValueError(f"codebook goes with ids alone; candidates are {candidates.dtype}")
         return candidates
-    _checks.check_codebook(codebook, candidates, "candidates")
+    checks.check_codebook(codebook, candidates, "candidates")
     return candidates.to(torch.int64)
 
 

@@ -5,8 +5,8 @@ import math
 import torch
 from torch import Tensor
 
-from varfast import _autograd, _library
-from varfast.ops import _checks, _rows
+from varfast import _autograd, _library, checks
+from varfast.ops import _rows
 from varfast.reference.smooth_embed import smooth_embed as _reference
 
 
@@ -48,28 +48,28 @@ def smooth_embed(
         The kept set is exact on every backend; the mixture agrees to 1e-5 in norm. Not differentiable: a
         derivative raises.
     """
-    logits = _checks.check_tensor("logits", logits, "B, L, V")
+    logits = checks.check_tensor("logits", logits, "B, L, V")
     batch, length, vocab = logits.shape
     _rows.check_vocabulary("logits", logits)
-    codebook = _checks.check_tensor("codebook", codebook, "V, Cvae")
-    _checks.check_like("codebook", codebook, (vocab, codebook.shape[1]), logits, "logits")
+    codebook = checks.check_tensor("codebook", codebook, "V, Cvae")
+    checks.check_like("codebook", codebook, (vocab, codebook.shape[1]), logits, "logits")
     seeds = _rows.check_seeds(seeds, batch, logits, "logits")
     positions = _rows.check_positions(positions, batch, length, logits, "logits")
     if noise is not None:
-        _checks.check_tensor("noise", noise, "B, L, V", (torch.float32,))
+        checks.check_tensor("noise", noise, "B, L, V", (torch.float32,))
         if noise.shape != logits.shape:
             raise ValueError(f"noise must have shape {tuple(logits.shape)}, got {tuple(noise.shape)}")
-        _checks.check_device("noise", noise, logits, "logits")
-    ratio, ratio_tensor = _checks.scalar_argument("ratio", ratio, batch, logits.device, low=0.0)
-    tau = _checks.plain(tau)
+        checks.check_device("noise", noise, logits, "logits")
+    ratio, ratio_tensor = checks.scalar_argument("ratio", ratio, batch, logits.device, low=0.0)
+    tau = checks.plain(tau)
     if tau is None:
         tau = 0.27 * (1 - 0.95 * (ratio if ratio_tensor is None else ratio_tensor))
         tau = tau.clamp_min(0.005) if isinstance(tau, Tensor) else max(tau, 0.005)
-    elif isinstance(tau, (int, float)) and not 0 < _checks.as_float("tau", tau) < math.inf:
+    elif isinstance(tau, (int, float)) and not 0 < checks.as_float("tau", tau) < math.inf:
         raise ValueError(f"tau must be a positive number, got {tau!r}")
-    tau, tau_tensor = _checks.scalar_argument("tau", tau, batch, logits.device)
-    nucleus, nucleus_tensor = _checks.scalar_argument("top_p", top_p, batch, logits.device, low=0.0, high=1.0)
-    stream, top_k = _checks.check_integer("stream", stream, 0), _checks.check_integer("top_k", top_k, 0)
+    tau, tau_tensor = checks.scalar_argument("tau", tau, batch, logits.device)
+    nucleus, nucleus_tensor = checks.scalar_argument("top_p", top_p, batch, logits.device, low=0.0, high=1.0)
+    stream, top_k = checks.check_integer("stream", stream, 0), checks.check_integer("top_k", top_k, 0)
     numbers, tensors = (ratio, tau, stream, top_k, nucleus), (ratio_tensor, tau_tensor, nucleus_tensor)
     return _autograd.call(torch.ops.varfast.smooth_embed, logits, codebook, seeds, noise, positions, *numbers, *tensors)
 

@@ -5,12 +5,11 @@ import math
 import torch
 from torch import Tensor
 
-from varfast import _autograd, _library
-from varfast.ops import _checks
+from varfast import _autograd, _library, checks
 from varfast.reference.spectral_reweight import spectral_reweight as _reference
 from varfast.reference.spectral_reweight import weights
 
-_DTYPES = (*_checks.FLOATS, torch.float64)
+_DTYPES = (*checks.FLOATS, torch.float64)
 _MODES = ("suppress", "amplify")
 
 
@@ -74,14 +73,14 @@ def spectral_reweight(
         (by torch.linalg.eigh), once: a second derivative and forward mode raise; with `rank` only where
         there is a gap at the cut.
     """
-    _checks.check_tensor("x", x, "B, L, C", _DTYPES)
+    checks.check_tensor("x", x, "B, L, C", _DTYPES)
     if mode not in _MODES:
         raise ValueError(f"mode must be one of {', '.join(_MODES)}, got {mode!r}")
     if rank is not None:
-        rank = min(_checks.check_integer("rank", rank, 1, math.inf), 2**31 - 1)  # the schema's integers end
+        rank = min(checks.check_integer("rank", rank, 1, math.inf), 2**31 - 1)  # the schema's integers end
     largest = torch.finfo(torch.float64).max
-    beta, beta_tensor = _checks.scalar_argument("beta", beta, x.shape[0], x.device, low=0.0, high=largest)
-    alpha, alpha_tensor = _checks.scalar_argument("alpha", alpha, x.shape[0], x.device, low=0.0, high=largest)
+    beta, beta_tensor = checks.scalar_argument("beta", beta, x.shape[0], x.device, low=0.0, high=largest)
+    alpha, alpha_tensor = checks.scalar_argument("alpha", alpha, x.shape[0], x.device, low=0.0, high=largest)
     if mode == "amplify" and relative and beta_tensor is None and alpha_tensor is None:
         check_amplification("beta", alpha, beta)
     y, sigma = _autograd.call(

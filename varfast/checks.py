@@ -1,4 +1,8 @@
-"""Argument checks that ops, guidance and sampler share: each names the argument, what it got and what it needs."""
+"""Checks of arguments, for ops, guidance objects and the sampler alike.
+
+Each returns the value as Python's own, and raises with the argument's name, what it got and what it needs: TypeError
+for a value of the wrong kind, ValueError for one of the right kind that does not fit.
+"""
 
 import math
 import numbers
