@@ -1,7 +1,7 @@
 """Guidance before the head against guidance after it: features entering the head to tokens, CFG + SSG, one scale.
 
 Before: combine the features, one product with the head on B rows, sample. After: the product on 2B rows, then
-guided_sample on the logits. The sampler's cost model chooses between the two (varfast/_cost.py).
+guided_sample on the logits. The sampler's cost model chooses between the two (varfast/sampler/_cost.py).
 """
 
 from typing import Any

@@ -6,9 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from varfast.protocol import Grid
 from varfast.reference.dse_prior import dct_matrix
-
-Grid = tuple[int, int]
 
 
 def host_filter(logits: Tensor, top_k: int, top_p: float) -> Tensor:

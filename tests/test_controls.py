@@ -14,6 +14,7 @@ from varfast.cli import _methods
 from varfast.cli._controls import controls
 from varfast.cli.evaluate import CONTROLLED
 from varfast.protocol import Recipe
+from varfast.sampler.plan import make_plan
 
 MODEL = tiny_var()
 
@@ -23,8 +24,9 @@ def of(text: str, presets: dict[str, Any] | None = None) -> list[str]:
 
 
 def recipes(sampler: Sampler) -> list[Recipe]:
-    steps = sampler._steps(torch.zeros(1, dtype=torch.int64))
-    return [sampler._recipe(step, recipe) for step, recipe in zip(steps, sampler._recipes, strict=True)]
+    seeds = torch.zeros(1, dtype=torch.int64)
+    plan = make_plan(MODEL, sampler.guidance, sampler._recipes, seeds, smooth=False, path="auto")
+    return [scale.recipe for scale in plan.scales]
 
 
 def test_the_controls_of_the_default_methods_are_those_of_the_table_in_readme() -> None:

@@ -15,10 +15,10 @@ from torch import Tensor
 
 import varfast
 from varfast import CFG, SSG, DiverseVAR, Sampler, VARScaling, ops
-from varfast.guidance._shrinking import draw_shrinking
 from varfast.models import VAR
 from varfast.ops import SampleOutput
 from varfast.protocol import Recipe, Step
+from varfast.sampler._draws import draw_shrinking
 
 GRIDS = [(1, 1), (2, 2), (3, 3), (4, 4), (8, 8)]
 

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from tiny import ROWS_ALIKE
 from torch import Tensor
 
-from varfast import models
+from varfast import Sampler, models
 from varfast.models import VAR, VQVAE, VARConfig, VQVAEConfig
 from varfast.models.checkpoint import DERIVED, infer_grids, infer_var, read, write_metadata
 from varfast.models.linear import apply, conv3x3, linear
@@ -161,7 +161,7 @@ def test_phi_choice() -> None:
     [
         (lambda m: m.begin(torch.tensor([1.0])), TypeError, "labels: got torch.float32"),
         (lambda m: m.begin(torch.tensor([[1]])), ValueError, r"labels: got shape \(1, 1\)"),
-        (lambda m: m.begin(torch.tensor([6])), ValueError, "labels: got .6., needs 0 to 5"),
+        (lambda m: Sampler(m)(labels=[6], seeds=[0]), ValueError, "labels: got .6., needs 0 to 5"),
         (lambda m: m.features(m.begin(torch.tensor([1])), 1), ValueError, "scales run in order"),
         (lambda m: m.advance(m.begin(torch.tensor([1])), 0), ValueError, "exactly one of ids and embeddings"),
         (lambda m: m.advance(m.begin(torch.tensor([1])), 0, ids=torch.zeros(2, 1).long()), ValueError, "ids: got"),

@@ -12,10 +12,11 @@ import torch
 from tiny import GRIDS, ROWS_ALIKE, tiny_var
 from torch import Tensor
 
-from varfast import CFG, SSG, DiverseVAR, Sampler, VARScaling, _cost, ops
+from varfast import CFG, SSG, DiverseVAR, Sampler, VARScaling, ops
 from varfast.models import VAR, var
 from varfast.protocol import Recipe, Step
-from varfast.sampler import _to_device
+from varfast.sampler._cost import PATHS, cheaper_path
+from varfast.sampler.plan import to_device
 
 TOKENS = sum(h * w for h, w in GRIDS)
 METHODS: dict[str, list[object]] = {
@@ -188,7 +189,7 @@ def by_hand(model: Any, labels: Tensor, cfg: float, beta: float, become: Callabl
     return model.decode(state)
 
 
-@pytest.mark.parametrize("path", _cost.PATHS)
+@pytest.mark.parametrize("path", PATHS)
 def test_a_bitwise_model_draws_bits(path: str) -> None:
     """With CFG, SSG and, at scale 1, a choice among candidates, of which most images do not take the first."""
     labels, seeds, every = torch.arange(24) % 2, torch.arange(24), torch.arange(24)
@@ -208,7 +209,7 @@ def test_a_bitwise_model_draws_bits(path: str) -> None:
     assert drawn.shape == (24, 23, 3) and torch.equal(drawn, by_hand(Bits(), labels, 2.0, 0.5, bits))
 
 
-@pytest.mark.parametrize("path", _cost.PATHS)
+@pytest.mark.parametrize("path", PATHS)
 def test_smooth_mode_mixes_by_guided_logits(model: VAR, path: str) -> None:
     labels, seeds = torch.tensor([3, 1, 7]), torch.tensor([5, 6, 7])
 
@@ -285,7 +286,7 @@ def test_a_wrong_call_is_named(model: VAR, match: str, error: type[Exception], c
 def test_a_recipes_tensors_are_taken_to_the_device() -> None:
     names = ("t", "beta", "temperature", "top_p", "min_p")
     given = [Recipe(**{name: torch.ones(2) for name in names}), Recipe(t=1.0, temperature=2.0)]  # type: ignore[arg-type]
-    first, second = _to_device(given, torch.device("meta"))
+    first, second = to_device(given, torch.device("meta"))
     assert all(getattr(first, name).device.type == "meta" and getattr(first, name).shape == (2,) for name in names)
     assert second.t.shape == second.beta.shape == () and second.temperature == 2.0
 
@@ -317,10 +318,10 @@ def test_a_recipe_that_is_none_is_an_error(model: VAR) -> None:
 
 
 def test_the_cost_model_takes_the_smaller_side() -> None:
-    grids = [(n, n) for n in (1, 2, 3, 4)]
-    assert _cost.cheaper_path(grids, 1024, 4096, 2, [False, True, True, True]) == "features"
-    assert _cost.cheaper_path(grids, 4096, 64, 2, [False, True, True, True]) == "logits"
-    assert _cost.cheaper_path(grids, 1024, 4096, 2, [False] * 4) == "features"
+    grids = tuple((n, n) for n in (1, 2, 3, 4))
+    assert cheaper_path(grids, 1024, 4096, 2, (False, True, True, True)) == "features"
+    assert cheaper_path(grids, 4096, 64, 2, (False, True, True, True)) == "logits"
+    assert cheaper_path(grids, 1024, 4096, 2, (False,) * 4) == "features"
 
 
 def test_per_scale_lists_and_constant_cfg_are_taken(model: VAR) -> None:
@@ -330,7 +331,7 @@ def test_per_scale_lists_and_constant_cfg_are_taken(model: VAR) -> None:
     )
 
 
-@pytest.mark.parametrize("path", _cost.PATHS)
+@pytest.mark.parametrize("path", PATHS)
 def test_a_temperature_after_the_filters(model: VAR, path: str) -> None:
     """CoDe's: what the filters keep does not depend on it, how it is drawn from does."""
     settings: dict[str, Any] = {"top_k": 12, "top_p": 0.8, "path": path}

@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from varfast._arguments import check_guidance
 from varfast.guidance import VARScaling
 from varfast.protocol import Model, Recipe, Step
 from varfast.sampler import Sampler
+from varfast.sampler.arguments import check_guidance
 
 
 @dataclass(frozen=True)

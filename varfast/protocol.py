@@ -113,7 +113,7 @@ class Model(Protocol):
         ...
 
     def begin(self, labels: Tensor, unconditional: bool = True) -> Any:
-        """State of a generation of `labels` (B,) int64."""
+        """State of a generation of `labels` (B,) int64 on the model's device, whose values the sampler has checked."""
         ...
 
     def features(
@@ -132,7 +132,8 @@ class Model(Protocol):
 
     # Optional. `last_label`, the largest one: `num_classes` (no label) where a model says nothing, a text host's last
     # prompt. `identity_head = True` says that `features` are logits already: guidance and draw are then fused.
-    # `exact_head = True`, on a CPU: `head` gets float64 features, guided in float64, and gives float64 logits.
+    # `head_dtype`, a dtype or None: what `head` is given and gives, and guidance computes in; the logits are rounded to
+    # float32 once, before the draw. Float64, on a CPU, makes the two sides of the head agree to the bit.
     # A model that draws some of a scale's tokens again has
     #     redraw(state, k, ids, logprobs, draw) -> ids
     # called before `advance` with ids (B, L) and the logarithms (B, L) of their probabilities under the filtered

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from varfast._arguments import per_scale
 from varfast.checks import check_number
 from varfast.cli._methods import Method
 from varfast.guidance import SSG
 from varfast.protocol import Model, Recipe, Step
+from varfast.sampler.arguments import per_scale
 
 SHARPER, SOFTER = 0.83, 1.18  # factors of the temperature where SSG has its full strength
 

@@ -18,10 +18,11 @@ import inspect
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
-from varfast._arguments import check_guidance, check_path, items, sampling_recipes
+from varfast.checks import items
 from varfast.hosts import _patched
 from varfast.hosts.code import CoDe
 from varfast.protocol import PROTOCOL, Model
+from varfast.sampler.arguments import check_guidance, check_path, sampling_recipes
 
 __all__ = ["HOSTS", "CoDe", "patch", "unpatch", "wrap"]
 

@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from varfast._arguments import check_model, plain
+from varfast.checks import plain
 from varfast.protocol import BlockHook, Grid, Model
+from varfast.sampler.arguments import check_model
 
 
 @dataclass

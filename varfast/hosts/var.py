@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from varfast._arguments import plain
+from varfast.checks import plain
 from varfast.hosts._attention import Cache, run_block
 from varfast.hosts._patched import settings
 from varfast.models.linear import apply

@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 
 from varfast.models import checkpoint
-from varfast.models.quantizer import Grid
 from varfast.models.var import VAR, State, VARConfig
 from varfast.models.vqvae import VQVAE, VQVAEConfig
+from varfast.protocol import Grid
 
 __all__ = ["VAR", "VQVAE", "State", "VARConfig", "VQVAEConfig", "load"]
 

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 
 from varfast._files import peek
 from varfast.models._unwrap import plain_names, state_dict
-from varfast.models.quantizer import Grid
 from varfast.models.var import VARConfig
 from varfast.models.vqvae import VQVAEConfig
+from varfast.protocol import Grid
 
 Tensors = dict[str, Tensor]
 

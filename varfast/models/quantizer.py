@@ -9,14 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from varfast.models.linear import conv3x3
-
-Grid = tuple[int, int]
+from varfast.protocol import Grid
 
 
 class Quantized(NamedTuple):
@@ -54,9 +52,10 @@ class PhiBank(nn.Module):
 def phi_choice(count: int, num_scales: int) -> tuple[int, ...]:
     """Which phi each scale takes. Float64 as upstream: with K=10 scales 2 and 7 are ties that rounding decides."""
     edge = 1 / (3 * count) if count == 4 else 1 / (2 * count)
-    ticks = np.linspace(edge, 1 - edge, count)
+    step = (1 - edge - edge) / max(1, count - 1)  # as numpy's linspace rounds
+    ticks = [n * step + edge for n in range(count - 1)] + [1 - edge]
     places = [k / max(1, num_scales - 1) for k in range(num_scales)]
-    return tuple(int(np.argmin(np.abs(ticks - place))) for place in places)
+    return tuple(min(range(count), key=lambda n: abs(ticks[n] - place)) for place in places)
 
 
 class Quantizer(nn.Module):

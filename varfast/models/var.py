@@ -16,13 +16,11 @@ from torch import Tensor, nn
 
 from varfast.models.attention import Block, Modulation
 from varfast.models.linear import Linear, SiLU
-from varfast.models.quantizer import Grid
 from varfast.models.vqvae import VQVAE
+from varfast.protocol import BlockHook, Grid
 
-BlockHook = Callable[[Tensor, int, int], Tensor]
-
-# Most weights of an `exact_head`. The built-in model has 2^16.3; VAR-d16 has 2^22, and twice the product's time would
-# show in what lies between transformer and tokens.
+# Most weights of a head that computes in float64. The built-in model has 2^16.3; VAR-d16 has 2^22, and twice the
+# product's time would show in what lies between transformer and tokens.
 NARROW_HEAD = 2**18
 
 
@@ -143,14 +141,15 @@ class VAR(nn.Module):
         return self.vae.quantize.embedding.weight
 
     @property
-    def exact_head(self) -> bool:
-        """Whether the sampler guides in float64 and hands the head float64 features: a narrow one's, on a CPU.
+    def head_dtype(self) -> torch.dtype | None:
+        """float64, in which the sampler then guides and the head computes, for a narrow head on a CPU; None: as given.
 
         Guidance before and after the head then gives the same float32 logits. In float32 the built-in model's are off
         by 1.5e-6 one way and by 3e-6 the other (rms), which let 1 image in 50 draw another token somewhere.
         """
         weight = self.head.weight
-        return weight.device.type == "cpu" and weight.dtype == torch.float32 and weight.numel() <= NARROW_HEAD
+        exact = weight.device.type == "cpu" and weight.dtype == torch.float32 and weight.numel() <= NARROW_HEAD
+        return torch.float64 if exact else None
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> VAR:
         self.vae._apply(fn)
@@ -204,15 +203,13 @@ class VAR(nn.Module):
     def begin(self, labels: Tensor, unconditional: bool = True) -> State:
         """Start images of `labels` (B,) long; with `unconditional`, rows B to 2B - 1 run without a label.
 
-        Raises TypeError or ValueError for other labels (values are checked on the CPU only: elsewhere that would
-        wait for the device).
+        Raises TypeError or ValueError for labels of another dtype or shape. Their values are looked at by whoever has
+        them on the host (the sampler): here that would wait for the device.
         """
         if labels.dtype != torch.int64:
             raise TypeError(f"labels: got {labels.dtype}, needs torch.int64")
         if labels.ndim != 1:
             raise ValueError(f"labels: got shape {tuple(labels.shape)}, needs (B,)")
-        if labels.device.type == "cpu" and len(labels) and not 0 <= labels.min() <= labels.max() <= self.num_classes:
-            raise ValueError(f"labels: got {labels.tolist()}, needs 0 to {self.num_classes} (no label)")
         batch, config = len(labels), self.config
         if unconditional:
             labels = torch.cat([labels, torch.full_like(labels, self.num_classes)])

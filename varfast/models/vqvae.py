@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from varfast.models.linear import Conv, GroupNorm, silu
-from varfast.models.quantizer import Grid, Quantizer
+from varfast.models.quantizer import Quantizer
+from varfast.protocol import Grid
 
 
 @dataclass(frozen=True)

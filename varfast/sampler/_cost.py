@@ -7,7 +7,7 @@ CPU cores do 70 to 100 G multiply-adds in the time in which they move 4 G floats
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
 
 from varfast.protocol import Grid
 
@@ -31,7 +31,8 @@ def scale_cost(path: str, width: int, vocab: int, halves: int, prev_tokens: int)
     return halves * width * vocab + vocab * (prev_tokens + MOVE * (halves + branches))
 
 
-def cheaper_path(grids: Sequence[Grid], width: int, vocab: int, halves: int, guided: Sequence[bool]) -> str:
+@functools.lru_cache
+def cheaper_path(grids: tuple[Grid, ...], width: int, vocab: int, halves: int, guided: tuple[bool, ...]) -> str:
     """The path of least cost over all scales; it is one for a whole image, because the next scale's prior needs the
     previous map in the same form. `guided`: whether a scale uses its prior."""
     tokens = [h * w for h, w in grids]

@@ -9,12 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from varfast import _cost
-from varfast.checks import check_integer, check_number
-from varfast.checks import items as items
-from varfast.checks import plain as plain
+from varfast.checks import check_integer, check_number, items
 from varfast.guidance import CFG
 from varfast.protocol import HOOKS, PROTOCOL, Model, Recipe
+from varfast.sampler._cost import PATHS
 
 
 def check_model(model: Model) -> Model:
@@ -56,7 +54,7 @@ def as_cfg(cfg: Any) -> CFG:
 
 def check_path(path: object) -> None:
     """Refuses a name that is none of the sampler's paths."""
-    if path not in ("auto", *_cost.PATHS):
+    if path not in ("auto", *PATHS):
         raise ValueError(f"path must be auto, features or logits, got {path!r}")
 
 
