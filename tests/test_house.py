@@ -101,6 +101,39 @@ def test_native_code_knows_no_python_and_mathematics_no_torch() -> None:
             assert not [name for name in included if name.startswith("torch/")], path
 
 
+def names_of(text: str) -> tuple[list[str], list[str]]:
+    """What a C++ text defines: types and constants of its namespace, then constants and template parameters within."""
+    types = re.findall(r"^(?:struct|class|enum|enum class) (\w+)(?: : \w+)? \{", text, re.MULTILINE)
+    constants = "\n".join(re.findall(r"^constexpr [^;]*;", text, re.MULTILINE))
+    inner = "\n".join(re.findall(r"^ +(?:static )?constexpr [^;]*;", text, re.MULTILINE))
+    templates = "\n".join(re.findall(r"template <[^>]*>", text))
+    return (
+        types + re.findall(r"\b(k[A-Z]\w*)(?:\[\w*\])? = ", constants),
+        re.findall(r"\b(k[A-Z]\w*)(?:\[\w*\])? = ", inner) + re.findall(r"\b(k[A-Z]\w*)", templates),
+    )
+
+
+def test_a_name_of_native_code_means_one_thing() -> None:
+    """Lanes have one name in every instruction set; apart from those, kChunk is not 16 here and 128 there."""
+    assert names_of("struct A {\nconstexpr int kB = 1,\n  kC = kB;\n  constexpr int kD = 2;\ntemplate <int kE>\n") == (
+        ["A", "kB", "kC"],
+        ["kD", "kE"],
+    )
+    everywhere: dict[str, list[str]] = {}
+    inner: dict[str, set[str]] = {}
+    for path in [*tracked("csrc/*.cpp"), *tracked("csrc/*.h"), *tracked("csrc/*.cu")]:
+        if path.parent.name == "simt" or path.name.startswith("lanes"):
+            continue
+        file = str(path.relative_to(ROOT))
+        shared, local = names_of(path.read_text())
+        for name in shared:
+            everywhere.setdefault(name, []).append(file)
+        for name in local:
+            inner.setdefault(name, set()).add(file)
+    twice = {name: [*files, *inner.get(name, ())] for name, files in everywhere.items()}
+    assert not {name: files for name, files in twice.items() if len(files) > 1}
+
+
 @pytest.mark.parametrize("pattern", LIMITS)
 def test_files_are_short(pattern: str) -> None:
     long = {

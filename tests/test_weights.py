@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from cases import LEVELS, levels
-from native import compile_cpp, flags, run, tool
+from native import CSRC, ROOT, compile_cpp, flags, run, tool
 
 from varfast.ops import sample
 from varfast.reference import philox
@@ -203,6 +203,17 @@ def test_a_draws_number_comes_from_seed_position_draw_stream_and_purpose():
     seed = torch.tensor(0x299F31D0A4093822)
     high, low = philox.random64(seed, torch.tensor(0x243F6A88), torch.tensor(0x85A308D3), 0x13198A2E, 0x03707344)
     assert (int(high), int(low)) == (0x94FDCCEB, 0xD16CFE09)
+
+
+def test_a_purpose_of_the_generator_is_one_number_everywhere():
+    """C++ has them in philox.h, Python in reference/philox.py; Triton takes Python's, and a kernel names no number."""
+    texts = {path: path.read_text() for path in CSRC.rglob("*") if path.suffix in (".h", ".cpp", ".cu")}
+    defined = {path.name: re.findall(r"\bkPurpose(\w+) = (\d+)", text) for path, text in texts.items()}
+    assert [name for name, found in defined.items() if found] == ["philox.h"]
+    want = {name: getattr(philox, name) for name in ("DRAW", "NOISE", "ORDER", "PICK", "HOST")}
+    assert {name.upper(): int(number) for name, number in defined["philox.h"]} == want
+    for text in [path.read_text() for path in (ROOT / "triton_kernels").glob("*.py")]:
+        assert not re.search(r"philox\([^\n]*\+ \d+\)", text)
 
 
 def test_mulhi64_is_the_high_half_of_the_product():

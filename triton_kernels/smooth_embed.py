@@ -13,18 +13,23 @@ from varfast.triton_kernels._exact import EXACT
 from varfast.triton_kernels._rules import as_bits, load_rule, make_rules, per_image
 from varfast.triton_kernels.sample import CHANGING, ON_CHIP, TILE, kept_tokens, locate
 
+from varfast.reference import philox
 from varfast.reference.smooth_embed import smooth_embed as reference
+
+NOISE = tl.constexpr(philox.NOISE)
 
 
 @triton.jit
 def _exponential(noise, seed, position, row, column, vocab, stream, inside):
-    """E ~ Exp(1) of each token as float64: purpose 1, draw = token, or as recorded."""
+    """E ~ Exp(1) of each token as float64: purpose NOISE, draw = token, or as recorded."""
     if noise is not None:
         e = tl.load(noise + row[:, None] * vocab + column[None, :], mask=inside, other=1.0).to(tl.float64)
     else:
         token = (column[None, :] + tl.zeros_like(position)[:, None]).to(tl.uint32)
-        counter = tl.zeros_like(token) + position.to(tl.uint32)[:, None]
-        x0, _, _, _ = tl.philox(seed[:, None], counter, token, tl.zeros_like(token) + stream, tl.zeros_like(token) + 1)
+        zero = tl.zeros_like(token)
+        x0, _, _, _ = tl.philox(
+            seed[:, None], zero + position.to(tl.uint32)[:, None], token, zero + stream, zero + NOISE
+        )
         u = ((x0.to(tl.float64) + 0.5) * 2.3283064365386963e-10).to(tl.float32)
         e = -tl.log(1.0 - tl.minimum(u, 0.9999999403953552).to(tl.float64))
     return e

@@ -6,10 +6,12 @@
 
 #include "common/simd.h"
 
-VF_BEGIN
-
+namespace varfast {
 // What a counter is for. Hosts with sub-steps of their own count on from kPurposeHost.
 enum Purpose : uint32_t { kPurposeDraw = 0, kPurposeNoise = 1, kPurposeOrder = 2, kPurposePick = 3, kPurposeHost = 4 };
+}  // namespace varfast
+
+VF_BEGIN
 
 struct Philox {
   uint32_t x0, x1, x2, x3;

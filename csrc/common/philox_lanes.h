@@ -1,4 +1,4 @@
-// Philox (philox.h) for a vector of counters. Words stay spread over 64-bit lanes: a product's low word needs no
+// Philox (philox.h) for a vector of counters. Words stay in 64-bit lanes of their own: a product's low word needs no
 // instruction of its own there, its high word a shift.
 #pragma once
 

@@ -29,7 +29,7 @@ struct TileFlags {
 // out of the prefetcher's reach and all in the same sets of an 8-way first-level cache, where a ninth would push out
 // the first. A sweep over 2304 rows of 256 bytes, GB/s on two threads: 8 rows ahead into the first level 21, 32 into
 // the second 28; 128 rows 23.
-constexpr int kAhead = 32;
+constexpr int kRowsAhead = 32;
 
 // Gathers `width` channels of prev into x[tile, source, kChannelTile], zeros in place of what is not finite. Folds them
 // on the way along the height, two mirrored rows at a time, where the plan is folded, and leaves each row with the
@@ -61,9 +61,9 @@ VF_HD void gather_prev(const PriorPlan& plan, const T* prev, int64_t row_stride,
     return x + (i / kChannelTile * m_h * m_w + s) * kChannelTile + i % kChannelTile;
   };
   if (!plan.folded) {
-    for (int s = 0; s < kAhead && s < m_h * m_w; ++s) ask(s);
+    for (int s = 0; s < kRowsAhead && s < m_h * m_w; ++s) ask(s);
     for (int s = 0; s < m_h * m_w; ++s) {
-      if (s + kAhead < m_h * m_w) ask(s + kAhead);
+      if (s + kRowsAhead < m_h * m_w) ask(s + kRowsAhead);
       for (int64_t i = 0; i < padded; i += kLanes) store(place(s, i), finite_or_zero(s, i));
     }
     return;
@@ -75,9 +75,9 @@ VF_HD void gather_prev(const PriorPlan& plan, const T* prev, int64_t row_stride,
     ask(s);
     if (s < pairs) ask(image(s));
   };
-  for (int s = 0; s < kAhead / 2; ++s) ask_pair(s);
+  for (int s = 0; s < kRowsAhead / 2; ++s) ask_pair(s);
   for (int s = 0; s < even_h * m_w; ++s) {
-    ask_pair(s + kAhead / 2);
+    ask_pair(s + kRowsAhead / 2);
     const int c = s % m_w, to = s - c + (c < even_w ? c : even_w + m_w - 1 - c), odd = to + even_h * m_w;
     for (int64_t i = 0; i < padded; i += kLanes) {
       const F32 value = finite_or_zero(s, i);
@@ -114,14 +114,15 @@ VF_HD F32 flagged(const TileFlags& flags, int v, F32 prior) {
 }
 
 // Rows of the target whose prior is made at a time: bounds the scratch (64 columns of 64 channels: 128 KiB).
-constexpr int kRows = 8;
+constexpr int kRowsAtOnce = 8;
 
 // Scratch of span_prior, in floats: the gathered span, the prior of some rows, and what lies between its products.
 VF_HD int64_t span_floats(const PriorPlan& plan) {
   return static_cast<int64_t>(plan.m_h) * plan.m_w * span_width(plan);
 }
 VF_HD int64_t span_scratch(const PriorPlan& plan) {
-  return span_floats(plan) + static_cast<int64_t>(kRows) * plan.w * span_width(plan) + prior_scratch(plan, kRows);
+  return span_floats(plan) + static_cast<int64_t>(kRowsAtOnce) * plan.w * span_width(plan) +
+         prior_scratch(plan, kRowsAtOnce);
 }
 
 // The prior of `width` channels, at most a span, in a patch of the target, some rows at a time: before(patch) as soon
@@ -131,12 +132,12 @@ VF_HD void span_prior(const PriorPlan& plan, const T* prev, int64_t row_stride, 
                       float* scratch, Before before, Use use) {
   const int sources = plan.m_h * plan.m_w, wide = span_width(plan);
   float* const prior = scratch + span_floats(plan);
-  float* const between = prior + static_cast<int64_t>(kRows) * plan.w * wide;
+  float* const between = prior + static_cast<int64_t>(kRowsAtOnce) * plan.w * wide;
   const auto tile = [&](int sub) { return scratch + static_cast<int64_t>(sub) * sources * kChannelTile; };
   TileFlags flags[kSubs];
   gather_prev(plan, prev, row_stride, width, scratch, flags);
   for (int sub = 0; plan.folded && sub * kChannelTile < width; ++sub) fold_width(plan, tile(sub));
-  each_rows(plan, target, kRows, [&](const Patch& patch) {
+  each_rows(plan, target, kRowsAtOnce, [&](const Patch& patch) {
     before(patch);
     for (int sub = 0; sub * kChannelTile < width; ++sub) {
       prior_patch(plan, tile(sub), patch, between, prior + sub * kChannelTile, wide);

@@ -19,10 +19,10 @@ VF_BEGIN
 constexpr int kSamples = 128;
 // Queries handled together, and vectors of samples: 16 accumulators of AVX-512's 32 registers, 8 of AVX2's 16.
 constexpr int kQueries = 4;
-constexpr int kWide = kLanes == 8 ? 2 : 4;
+constexpr int kSampleVecs = kLanes == 8 ? 2 : 4;
 // Squares summed in a row; the sums of such runs are added up, which keeps the rounding of 256 channels near that
 // of 64.
-constexpr int kRun = 64;
+constexpr int kSumRun = 64;
 
 struct SampleTile {
   const void* y;       // floats: (channels, kSamples) float; bits: (words, kSamples) uint32
@@ -33,34 +33,35 @@ struct SampleTile {
 // distance[q, j] = |x_q - y_j|^2, x: (R, channels).
 template <int R>
 VF_HD void squared_distances(const float* x, int64_t channels, const SampleTile& tile, float* distance) {
-  for (int j = 0; j < kSamples; j += kWide * kLanes) {
-    F32 sum[R][kWide];
+  for (int j = 0; j < kSamples; j += kSampleVecs * kLanes) {
+    F32 sum[R][kSampleVecs];
     for (int q = 0; q < R; ++q) {
-      for (int v = 0; v < kWide; ++v) sum[q][v] = load(tile.start + j + v * kLanes);
+      for (int v = 0; v < kSampleVecs; ++v) sum[q][v] = load(tile.start + j + v * kLanes);
     }
-    for (int64_t c0 = 0; c0 < channels; c0 += kRun) {
-      const int64_t c1 = c0 + kRun < channels ? c0 + kRun : channels;
-      F32 run[R][kWide];
+    for (int64_t c0 = 0; c0 < channels; c0 += kSumRun) {
+      const int64_t c1 = c0 + kSumRun < channels ? c0 + kSumRun : channels;
+      F32 run[R][kSampleVecs];
       for (int q = 0; q < R; ++q) {
-        for (int v = 0; v < kWide; ++v) run[q][v] = splat(0.0f);
+        for (int v = 0; v < kSampleVecs; ++v) run[q][v] = splat(0.0f);
       }
       for (int64_t c = c0; c < c1; ++c) {
-        F32 y[kWide];
-        for (int v = 0; v < kWide; ++v) y[v] = load(static_cast<const float*>(tile.y) + c * kSamples + j + v * kLanes);
+        F32 y[kSampleVecs];
+        for (int v = 0; v < kSampleVecs; ++v)
+          y[v] = load(static_cast<const float*>(tile.y) + c * kSamples + j + v * kLanes);
         for (int q = 0; q < R; ++q) {
           const F32 xc = splat(x[q * channels + c]);
-          for (int v = 0; v < kWide; ++v) {
+          for (int v = 0; v < kSampleVecs; ++v) {
             const F32 d = xc - y[v];
             run[q][v] = fma(d, d, run[q][v]);
           }
         }
       }
       for (int q = 0; q < R; ++q) {
-        for (int v = 0; v < kWide; ++v) sum[q][v] = sum[q][v] + run[q][v];
+        for (int v = 0; v < kSampleVecs; ++v) sum[q][v] = sum[q][v] + run[q][v];
       }
     }
     for (int q = 0; q < R; ++q) {
-      for (int v = 0; v < kWide; ++v) store(distance + q * kSamples + j + v * kLanes, sum[q][v]);
+      for (int v = 0; v < kSampleVecs; ++v) store(distance + q * kSamples + j + v * kLanes, sum[q][v]);
     }
   }
 }

@@ -99,7 +99,7 @@ template <class T, bool kLog, bool kLong>
 VF_KERNEL density_kernel(KdeTask task) {
   using Value = typename Channel<T>::type;
   using Sum = typename Channel<T>::Sum;
-  constexpr int kAhead = kLog || kLong ? 1 : 2;  // channels; the others have no registers left for two
+  constexpr int kUnrolled = kLog || kLong ? 1 : 2;  // channels; the others have no registers left for two
   const GaussianKdeArgs& args = task.kde;
   VF_SHARED(Value, xs, kDepth * kQueryPitch);
   VF_SHARED(Value, ys, kDepth * kSamplePitch);
@@ -144,7 +144,7 @@ VF_KERNEL density_kernel(KdeTask task) {
       const auto counts = [&](int64_t n) { return weight_of(n) != 0.0f; };  // a weight of NaN counts
       stage_tile<kBlockSamples, kSamplePitch>(samples, task.sample_packs, first, channel, depth, counts, ys);
       barrier();
-      VF_UNROLL(kAhead)
+      VF_UNROLL(kUnrolled)
       for (int c = 0; c < depth; ++c) {
         Value x[kSide], y[kSide];
         for (int half = 0; half < 2; ++half) {
@@ -159,7 +159,7 @@ VF_KERNEL density_kernel(KdeTask task) {
           for (int s = 0; s < kSide; ++s) sum[q][s] = add_difference(x[q], y[s], sum[q][s]);
         }
       }
-      if (kLong && (channel + kDepth) % kRun == 0) {
+      if (kLong && (channel + kDepth) % kSumRun == 0) {
         for (int q = 0; q < kSide; ++q) {
           for (int s = 0; s < kSide; ++s) {
             whole[kLong ? q : 0][s] += sum[q][s];
@@ -269,8 +269,8 @@ const char* launch_density(const GaussianKdeArgs& args, void* stream) {
   const int64_t blocks = args.groups * ((args.queries.count + kBlockQueries - 1) / kBlockQueries);
   const Launch shape{blocks, kKdeThreads, 0, stream};
   if constexpr (std::is_floating_point_v<typename Channel<T>::Sum>) {
-    if (args.channels > kRun && args.log) return VF_LAUNCH((density_kernel<T, true, true>), shape, task);
-    if (args.channels > kRun) return VF_LAUNCH((density_kernel<T, false, true>), shape, task);
+    if (args.channels > kSumRun && args.log) return VF_LAUNCH((density_kernel<T, true, true>), shape, task);
+    if (args.channels > kSumRun) return VF_LAUNCH((density_kernel<T, false, true>), shape, task);
   }
   if (args.log) return VF_LAUNCH((density_kernel<T, true, false>), shape, task);
   return VF_LAUNCH((density_kernel<T, false, false>), shape, task);

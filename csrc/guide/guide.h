@@ -86,11 +86,11 @@ VF_HD void guide_span(const GuideArgs& args, int64_t image, int64_t c0, const Pa
     prefetch_position<T>(args, image, patch.position(args.plan, at), c0, width);
   };
   const auto before = [&](const Patch& patch) {
-    for (int at = 0; at < kAhead; ++at) ask(patch, at);
+    for (int at = 0; at < kRowsAhead; ++at) ask(patch, at);
   };
   span_prior(args.plan, prev, args.prev.row_stride, width, target, scratch, before,
              [&](const Patch& patch, int at, const float* prior, const TileFlags* flags) {
-               ask(patch, at + kAhead);
+               ask(patch, at + kRowsAhead);
                combine<T>(args, image, patch.position(args.plan, at), c0, width, prior, flags, sink);
              });
 }

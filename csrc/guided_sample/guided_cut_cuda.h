@@ -1,4 +1,4 @@
-// How guided_sample's positions are cut into shares on a GPU, and a share spread over a cluster of blocks.
+// How guided_sample's positions are cut into shares on a GPU, and a share over a cluster of blocks.
 #pragma once
 
 #include "dse_prior/prior_cuda.h"
@@ -10,7 +10,7 @@ constexpr int kMaxCluster = 8;
 // Tiles of channels that the prior is made for at once: with the 16 targets of a grid row, a task for each of 8 warps.
 constexpr int kStepTiles = 4;
 
-// What a device gives a block, and how a share is spread over a cluster.
+// What a device gives a block, and how a share is cut over a cluster.
 struct Chip {
   int64_t bytes;  // of shared memory that a block can have
   int cluster;    // most blocks of a cluster

@@ -120,7 +120,7 @@ VF_DEVICE float least_kept(const Team& team, const Row& row, const RowWeights& w
     Mass below;  // the bin
     Mass bin;    // kBins: all goes
   };
-  constexpr int kRun = kBins / 32;
+  constexpr int kLaneBins = kBins / 32;
   const view<uint32_t> words = bin_memory<Team>();  // of each bin the low one; then the high ones
   VF_SHARED(Found, places, Team::kTeams);
   VF_SHARED(int32_t, extremes, Team::kTeams * 2);  // as order keys
@@ -144,9 +144,9 @@ VF_DEVICE float least_kept(const Team& team, const Row& row, const RowWeights& w
     });
     team.sync();
     if (team.rank() < 32) {
-      Mass bin[kRun], mine = 0;
-      for (int b = 0; b < kRun; ++b) {
-        const int at = base + lane() * kRun + b;
+      Mass bin[kLaneBins], mine = 0;
+      for (int b = 0; b < kLaneBins; ++b) {
+        const int at = base + lane() * kLaneBins + b;
         bin[b] = words[at];
         if constexpr (kWeighted) bin[b] += static_cast<uint64_t>(words[at + kBins]) << 32;
         mine += bin[b];
@@ -154,10 +154,10 @@ VF_DEVICE float least_kept(const Team& team, const Row& row, const RowWeights& w
       if (limit < 0) limit = limit_of(warp_reduce(mine, [](Mass a, Mass b) -> Mass { return a + b; }));
       Mass below = settled + warp_running_sum(mine) - mine;
       Found found{0, kBins};
-      for (int b = 0; b < kRun; ++b) {
+      for (int b = 0; b < kLaneBins; ++b) {
         const Mass next = below + bin[b];
         if (static_cast<double>(below) <= limit && static_cast<double>(next) > limit) {
-          found = {below, static_cast<Mass>(lane() * kRun + b)};
+          found = {below, static_cast<Mass>(lane() * kLaneBins + b)};
         }
         below = next;
       }

@@ -4,7 +4,7 @@
 // one is packed together, so the passes shrink (about two passes' worth over the row in all). Invariant: the window
 // holds every candidate whose fate is open, `settled` what lies beyond it on the far side. A pivot lies above the
 // window's least value and not above its largest, so each step settles at least one distinct value; every third
-// pivot halves the *bit patterns* between the two, so no spread of exponents takes more than 96 steps.
+// pivot halves the *bit patterns* between the two, so no range of exponents takes more than 96 steps.
 #pragma once
 
 #include <limits>

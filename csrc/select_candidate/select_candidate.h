@@ -39,7 +39,7 @@ VF_HD uint64_t falling_key(float score) {
 }
 
 // Key of the random order.
-VF_HD uint64_t order_key(int64_t seed, int64_t candidate, uint32_t stream) {
+VF_HD uint64_t random_key(int64_t seed, int64_t candidate, uint32_t stream) {
   return random64(seed, static_cast<uint32_t>(candidate), 0, stream, kPurposeOrder);
 }
 

@@ -62,7 +62,7 @@ void search_order(const SelectArgs& args, int64_t image, const float* scores, Vi
   }
   const bool random = args.rule != kRuleInfinity && low_density(args, image, scores);
   for (int64_t n = 0; n < args.candidates; ++n) {
-    visits[n] = {random ? order_key(args.seeds[image], n, args.stream) : falling_key(scores[n]), n};
+    visits[n] = {random ? random_key(args.seeds[image], n, args.stream) : falling_key(scores[n]), n};
   }
   std::sort(visits, visits + args.candidates, before);
 }

@@ -130,7 +130,7 @@ VF_KERNEL select_kernel(SelectTask task) {
     const bool random = args.rule != kRuleInfinity && block_low_density(scores, count, value_at(args.alpha, image, 0));
     for (int64_t n = thread_x(); n < task.padded; n += threads()) {
       const uint64_t key = n >= count ? ~uint64_t{0}
-                           : random   ? order_key(view<const int64_t>(args.seeds, image + 1)[image], n, args.stream)
+                           : random   ? random_key(view<const int64_t>(args.seeds, image + 1)[image], n, args.stream)
                                       : falling_key(scores[n]);
       visits[n] = {key, n};
     }

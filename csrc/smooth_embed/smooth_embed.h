@@ -8,8 +8,8 @@
 
 VF_BEGIN
 
-// E of a vector of tokens (purpose 1, draw = token). u = (x0 + 1/2) / 2^32 keeps all 32 bits near 0, where E is small
-// and the Gumbel noise large (up to 22.9), and is held below 1.
+// E of a vector of tokens (kPurposeNoise, draw = token). u = (x0 + 1/2) / 2^32 keeps all 32 bits near 0, where E is
+// small and the Gumbel noise large (up to 22.9), and is held below 1.
 VF_HD F32 exponential_noise(const RowDraw& key, U32 token) {
   const PhiloxLanes x = philox4x32_lanes(
       {splat_words(key.position), widened(token), splat_words(key.stream), splat_words(key.purpose)}, key.seed);

@@ -70,7 +70,7 @@ Tensor smooth_embed(const Tensor& logits, const Tensor& codebook, const Tensor& 
                     OptTensor positions, double ratio, double tau, int64_t stream, int64_t top_k, double top_p,
                     OptTensor ratio_tensor, OptTensor tau_tensor, OptTensor top_p_tensor) {
   const SmoothSetup setup = smooth_setup(logits, codebook, seeds, noise, positions, ratio, tau, stream, top_k, top_p,
-                                         ratio_tensor, tau_tensor, top_p_tensor, portable::kPurposeNoise);
+                                         ratio_tensor, tau_tensor, top_p_tensor, kPurposeNoise);
   const Rows& rows = setup.logits;
   const SmoothTask& task = setup.task;
   const int64_t words = portable::row_scratch_words(rows.channels) + 3 * portable::row_scratch_room(rows.channels) +

@@ -134,7 +134,7 @@ Tensor smooth_embed_cuda(const Tensor& logits, const Tensor& codebook, const Ten
                          OptTensor ratio_tensor, OptTensor tau_tensor, OptTensor top_p_tensor) {
   const OnDeviceOf device(logits);
   const SmoothSetup setup = smooth_setup(logits, codebook, seeds, noise, positions, ratio, tau, stream, top_k, top_p,
-                                         ratio_tensor, tau_tensor, top_p_tensor, VF_ISA::kPurposeNoise);
+                                         ratio_tensor, tau_tensor, top_p_tensor, kPurposeNoise);
   const int64_t count = setup.logits.batch * setup.logits.length;
   const char* error = nullptr;
   VF_FOR_DTYPE(setup.task.dtype, T,

@@ -24,12 +24,12 @@ struct Lanes {
 };
 
 // The unreduced block [begin, end] of each lane that QL works at next; lanes without one have end = -1.
-struct Blocks {
+struct Unreduced {
   F64 begin, end;
 };
 
-// Nothing but the eigenvalues is wanted.
-struct Forget {
+// Takes no rotations: the eigenvalues alone are wanted.
+struct EigenvaluesOnly {
   void begin(int64_t, const double*, const double*) {}
   void turn(int64_t, bool, F64, F64) {}
 };
@@ -91,12 +91,12 @@ inline F64 negligible(const Lanes& t) {
 }
 
 // The first block at or after `begin`: entries that stand alone have converged.
-inline Blocks next_blocks(const Lanes& t, F64 bound, F64 begin) {
+inline Unreduced next_unreduced(const Lanes& t, F64 bound, F64 begin) {
   const F64 n = splat64(static_cast<double>(t.n));
   double places[kLanes64], first = static_cast<double>(t.n);
   store(places, begin);
   for (const double place : places) first = place < first ? place : first;
-  Blocks found{begin, splat64(-1.0)};
+  Unreduced found{begin, splat64(-1.0)};
   Mask64 searching = lt(begin, n), inside = lt(n, n);
   for (int64_t i = static_cast<int64_t>(first); i < t.n && any(searching); ++i) {
     const F64 here = splat64(static_cast<double>(i));
@@ -121,7 +121,7 @@ inline unsigned implicit_ql(const Lanes& t, const double* shifts, Keep&& keep) {
   F64 begin = splat64(0.0);
   const F64 bound = negligible(t);
   for (;;) {
-    const Blocks block = next_blocks(t, bound, begin);
+    const Unreduced block = next_unreduced(t, bound, begin);
     double from[kLanes64], to[kLanes64], before[kLanes64], g0[kLanes64];
     store(before, begin);
     store(from, block.begin);
@@ -204,7 +204,7 @@ inline unsigned eigh(const Lanes& t, Recording* recordings, double* const* z, do
     values.d[i] = t.d[i];
     values.e[i] = t.e[i];
   }
-  const unsigned failed = first ? implicit_ql(values, nullptr, Forget{}) : 0;
+  const unsigned failed = first ? implicit_ql(values, nullptr, EigenvaluesOnly{}) : 0;
   return failed | implicit_ql(t, first ? values.d : nullptr, Recorder{t.n, recordings, z});
 }
 

@@ -2,7 +2,7 @@
 //
 // Rows of an image lie 4 or 8 KiB apart and no processor guesses which lines come next, so both products ask for the
 // next tile's lines while they work on this one: a few at a time, since a burst of them holds up every other load
-// (64 x 2048 out of the third-level cache: 255 us without, 212 spread, 174 in cache).
+// (64 x 2048 out of the third-level cache: 255 us without, 212 a few at a time, 174 in cache).
 #pragma once
 
 #include <algorithm>
@@ -12,7 +12,7 @@
 VF_BEGIN
 
 // Inner indices of the Gram product taken at a time: 16 tiles (n = 256) of 128 x 16 doubles are 256 KiB.
-constexpr int64_t kChunk = 128;
+constexpr int64_t kGramDepth = 128;
 
 template <class T>
 struct Image {
@@ -29,26 +29,27 @@ struct Image {
 template <class T>
 void gram(const Image<T>& image, double* tiles, double* a, int64_t ld) {
   const int64_t n = image.n();
-  const auto width = [n](int64_t t) { return static_cast<int>(std::min<int64_t>(kEighTile, n - t * kEighTile)); };
-  for (int64_t k0 = 0; k0 < image.inner(); k0 += kChunk) {
-    const int64_t count = std::min(kChunk, image.inner() - k0);
-    const int64_t next = std::min(kChunk, image.inner() - k0 - count);  // no processor sees rows this far apart coming
-    for (int64_t t = 0; t < tiles_of(n); ++t) {
-      double* tile = tiles + t * kChunk * kEighTile;
+  const auto width = [n](int64_t t) { return static_cast<int>(std::min<int64_t>(kTileWidth64, n - t * kTileWidth64)); };
+  for (int64_t k0 = 0; k0 < image.inner(); k0 += kGramDepth) {
+    const int64_t count = std::min(kGramDepth, image.inner() - k0);
+    const int64_t next =
+        std::min(kGramDepth, image.inner() - k0 - count);  // no processor sees rows this far apart coming
+    for (int64_t t = 0; t < tile_count(n); ++t) {
+      double* tile = tiles + t * kGramDepth * kTileWidth64;
       if (image.by_rows()) {
-        pack_transposed(image.x + t * kEighTile * image.row_stride + k0, image.row_stride, count, width(t), tile);
+        pack_transposed(image.x + t * kTileWidth64 * image.row_stride + k0, image.row_stride, count, width(t), tile);
       } else {
-        pack(image.x + k0 * image.row_stride + t * kEighTile, image.row_stride, count, width(t), tile);
+        pack(image.x + k0 * image.row_stride + t * kTileWidth64, image.row_stride, count, width(t), tile);
       }
     }
-    for (int64_t i = 0; i < tiles_of(n); ++i) {
-      for (int64_t j = i; j < tiles_of(n); ++j) {
-        double* block = a + i * kEighTile * ld + j * kEighTile;
-        for (int64_t r = j - i; image.by_rows() && r < width(i); r += tiles_of(n) - i) {
-          prefetch(image.x + (i * kEighTile + r) * image.row_stride + k0 + count, next);
+    for (int64_t i = 0; i < tile_count(n); ++i) {
+      for (int64_t j = i; j < tile_count(n); ++j) {
+        double* block = a + i * kTileWidth64 * ld + j * kTileWidth64;
+        for (int64_t r = j - i; image.by_rows() && r < width(i); r += tile_count(n) - i) {
+          prefetch(image.x + (i * kTileWidth64 + r) * image.row_stride + k0 + count, next);
         }
         tile_product(
-            tiles + i * kChunk * kEighTile, width(i), tiles + j * kChunk * kEighTile, width(j), count,
+            tiles + i * kGramDepth * kTileWidth64, width(i), tiles + j * kGramDepth * kTileWidth64, width(j), count,
             [&](int r, int c, F64 sum) {
               double* at = block + r * ld + c;
               store(at, k0 == 0 ? sum : load64(at) + sum);
@@ -63,32 +64,32 @@ void gram(const Image<T>& image, double* tiles, double* a, int64_t ld) {
 // `weighted` is scratch for one tile.
 template <class S>
 void make_operator(const double* z, int64_t n, const double* f, double* weighted, S* m) {
-  const int64_t tile = n * kEighTile;
+  const int64_t tile = n * kTileWidth64;
   const auto put_row = [&](int64_t row, int64_t column, F64 x) {
-    store(m + (column / kTileOf<S> * n + row) * kTileOf<S> + column % kTileOf<S>, x);
+    store(m + (column / kTileWidth<S> * n + row) * kTileWidth<S> + column % kTileWidth<S>, x);
   };
-  const auto size = [n](int64_t t) { return static_cast<int>(std::min<int64_t>(kEighTile, n - t * kEighTile)); };
-  double block[kEighTile * kEighTile] = {};
-  for (int64_t i = 0; i < tiles_of(n); ++i) {
+  const auto size = [n](int64_t t) { return static_cast<int>(std::min<int64_t>(kTileWidth64, n - t * kTileWidth64)); };
+  double block[kTileWidth64 * kTileWidth64] = {};
+  for (int64_t i = 0; i < tile_count(n); ++i) {
     for (int64_t k = 0; k < n; ++k) {
       const F64 weight = splat64(f[k]);
-      for (int64_t c = k * kEighTile; c < (k + 1) * kEighTile; c += kLanes64) {
+      for (int64_t c = k * kTileWidth64; c < (k + 1) * kTileWidth64; c += kLanes64) {
         store(weighted + c, weight * load64(z + i * tile + c));
       }
     }
-    for (int64_t j = i; j < tiles_of(n); ++j) {
+    for (int64_t j = i; j < tile_count(n); ++j) {
       tile_product(weighted, size(i), z + j * tile, size(j), n, [&](int r, int c, F64 x) {
-        store(block + r * kEighTile + c, x);
-        put_row(i * kEighTile + r, j * kEighTile + c, x);
+        store(block + r * kTileWidth64 + c, x);
+        put_row(i * kTileWidth64 + r, j * kTileWidth64 + c, x);
       });
       if (i == j) continue;
       for (int r = 0; r < size(i); r += kLanes64) {
         for (int c = 0; c < size(j); c += kLanes64) {
           F64 square[kLanes64];
-          for (int row = 0; row < kLanes64; ++row) square[row] = load64(block + (r + row) * kEighTile + c);
+          for (int row = 0; row < kLanes64; ++row) square[row] = load64(block + (r + row) * kTileWidth64 + c);
           transpose(square);
           for (int row = 0; row < kLanes64 && c + row < size(j); ++row) {
-            put_row(j * kEighTile + c + row, i * kEighTile + r, square[row]);
+            put_row(j * kTileWidth64 + c + row, i * kTileWidth64 + r, square[row]);
           }
         }
       }
@@ -117,10 +118,10 @@ void put(T* p, F32 x, int64_t n) {
 // Y = M X, or X M where the Gram matrix is that of the channels. `x` is scratch for one tile.
 template <class S, class T>
 void apply(const Image<T>& image, const S* m, S* x) {
-  constexpr int64_t tile = kTileOf<S>;
+  constexpr int64_t tile = kTileWidth<S>;
   const int64_t n = image.n();
   const auto span = [](int64_t size, int64_t from) {
-    return static_cast<int>(std::min<int64_t>(kTileOf<S>, size - from));
+    return static_cast<int>(std::min<int64_t>(kTileWidth<S>, size - from));
   };
   for (int64_t at = 0; at < image.inner(); at += tile) {
     const int width = span(image.inner(), at);

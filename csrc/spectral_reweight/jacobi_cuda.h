@@ -15,7 +15,7 @@
 
 VF_BEGIN
 
-constexpr int kOnChip = 64;
+constexpr int kJacobiRows = 64;
 constexpr int kSweeps = 30;  // at most; seven to nine are usual
 // Beside a trace of 1 less is rounding: rows that are zero but for it would turn for ever.
 constexpr double kNothing = 0x1p-57;
@@ -137,7 +137,7 @@ VF_DEVICE double gram_scale(const SpectralTask& task, int64_t image) {
 
 // A symmetric matrix of `even` rows as 2 x 2 blocks of its upper half: the same entry of all blocks side by side, so
 // that neighbouring threads touch neighbouring numbers.
-struct Blocks {
+struct SmallBlocks {
   int count;
 
   VF_DEVICE static int at(int row, int column) { return column * (column + 1) / 2 + row; }  // as pair_of counts them
@@ -186,10 +186,10 @@ VF_HD int64_t jacobi_numbers(int64_t n) { return 8 * pairs_of((n + 1) / 2) + (n 
 
 VF_KERNEL_OF(kMostThreads, 1) jacobi_kernel(SpectralTask task) {
   const int n = static_cast<int>(task.n), even = n + n % 2, pairs = even / 2;
-  const Blocks blocks{static_cast<int>(pairs_of(pairs))};
+  const SmallBlocks blocks{static_cast<int>(pairs_of(pairs))};
   const int64_t image = block_x();
   VF_SHARED_DYNAMIC(double, memory, jacobi_numbers(n));
-  VF_SHARED(double, numbers, 2 * kOnChip);
+  VF_SHARED(double, numbers, 2 * kJacobiRows);
   const auto vector = [&](int64_t k, int64_t i) -> int {
     return 8 * blocks.count + static_cast<int>(k) * n + static_cast<int>(i);
   };
@@ -215,7 +215,7 @@ VF_KERNEL_OF(kMostThreads, 1) jacobi_kernel(SpectralTask task) {
   }
   // In every other round two ends of the ring are neighbours that have met already: they stay.
   const int pair = lane() < pairs ? lane() : 0, rest = even - 1 - 2 * pair;
-  int diagonal = Blocks::at(pair, pair);
+  int diagonal = SmallBlocks::at(pair, pair);
   rematerialise(first);  // how they came about: kept, not worked out in every round
   rematerialise(diagonal);
   Components components{role, {}, {}};

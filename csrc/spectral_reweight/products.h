@@ -1,6 +1,6 @@
 // The small matrix products of spectral reweighting, on tiles.
 //
-// A tile holds kTileOf<S> = 128 bytes' worth of columns of a matrix, tile[k][column], contiguous in k: one stream of
+// A tile holds kTileWidth<S> = 128 bytes' worth of columns of a matrix, tile[k][column], contiguous in k: one stream of
 // whole cache lines, whatever the strides of the tensor it was gathered from (rows 4 or 8 KiB apart would all fall in
 // one set of the first-level cache).
 #pragma once
@@ -10,7 +10,7 @@
 VF_BEGIN
 
 template <class S>
-constexpr int kTileOf = 128 / sizeof(S);  // two AVX-512 vectors
+constexpr int kTileWidth = 128 / sizeof(S);  // two AVX-512 vectors
 
 // Rows of a product kept in registers: rows * two vectors are 16 accumulators of AVX-512's 32 registers, 8 of 16.
 constexpr int kStripe = kLanes == 16 ? 8 : 4;
@@ -36,7 +36,7 @@ inline void pack(const T* x, int64_t step, int64_t inner, int width, S* tile) {
   constexpr int lanes = LanesOf<S>::count;
   for (int64_t k = 0; k < inner; ++k) {
     for (int c = 0; c < width; c += lanes) {
-      store(tile + k * kTileOf<S> + c, gather(x + k * step + c, width - c, S{}));
+      store(tile + k * kTileWidth<S> + c, gather(x + k * step + c, width - c, S{}));
     }
   }
 }
@@ -52,7 +52,7 @@ inline void pack_transposed(const T* x, int64_t step, int64_t inner, int width, 
         square[i] = c + i < width ? gather(x + (c + i) * step + k, count, 0.0) : splat64(0.0);
       }
       transpose(square);
-      for (int i = 0; i < count; ++i) store(tile + (k + i) * kTileOf<S> + c, square[i]);
+      for (int i = 0; i < count; ++i) store(tile + (k + i) * kTileWidth<S> + c, square[i]);
     }
   }
 }
@@ -71,13 +71,13 @@ inline void stripe(const S* a, const S* b, int64_t inner, const Sink& sink) {
 #pragma GCC unroll 2
     for (int v = 0; v < V; ++v) {
       if constexpr (sizeof(S) == 8) {
-        column[v] = load64(b + k * kTileOf<S> + v * LanesOf<S>::count);
+        column[v] = load64(b + k * kTileWidth<S> + v * LanesOf<S>::count);
       } else {
-        column[v] = load(b + k * kTileOf<S> + v * LanesOf<S>::count);
+        column[v] = load(b + k * kTileWidth<S> + v * LanesOf<S>::count);
       }
     }
 #pragma GCC unroll 16
-    for (int i = 0; i < R * V; ++i) acc[i] = madd(splat_like(a[k * kTileOf<S> + i / V]), column[i % V], acc[i]);
+    for (int i = 0; i < R * V; ++i) acc[i] = madd(splat_like(a[k * kTileWidth<S> + i / V]), column[i % V], acc[i]);
   }
 #pragma GCC unroll 16
   for (int i = 0; i < R * V; ++i) sink(i / V, i % V * LanesOf<S>::count, acc[i]);

@@ -46,7 +46,7 @@ int64_t lay_out(int64_t n, int64_t lanes, char* base, Scratch* out) {
     bytes += (count * 8 + 63) / 64 * 64;
     return reinterpret_cast<double*>(at);
   };
-  const int64_t ld = (n + kSquare - 1) / kSquare * kSquare, tile = n * kEighTile;
+  const int64_t ld = (n + kSquare - 1) / kSquare * kSquare, tile = n * kTileWidth64;
   Tridiagonal& matrix = out->matrix;
   matrix.n = n;
   matrix.ld = ld;
@@ -55,7 +55,7 @@ int64_t lay_out(int64_t n, int64_t lanes, char* base, Scratch* out) {
   matrix.none = take(ld);
   matrix.w = take(ld);
   matrix.p = take(ld);
-  matrix.q = take(tiles_of(n) * tiles_of(n) * kEighTile * kEighTile);
+  matrix.q = take(tile_count(n) * tile_count(n) * kTileWidth64 * kTileWidth64);
   out->lanes = {n, take(n * kLanes64), take(n * kLanes64)};
   out->values = take(2 * n * kLanes64);
   for (int64_t q = 0; q < lanes; ++q) {
@@ -65,12 +65,12 @@ int64_t lay_out(int64_t n, int64_t lanes, char* base, Scratch* out) {
     r.a = take(r.capacity);
     r.s = take(r.capacity);
     r.sweeps = reinterpret_cast<Sweep*>(take(r.most * static_cast<int64_t>(sizeof(Sweep) / 8)));
-    out->z[q] = take(tiles_of(n) * tile);
+    out->z[q] = take(tile_count(n) * tile);
   }
-  out->tiles = take(tiles_of(n) * kChunk * kEighTile);
+  out->tiles = take(tile_count(n) * kGramDepth * kTileWidth64);
   out->weighted = take(tile);
   out->f = take(n);
-  out->m = take(tiles_of(n) * tile);
+  out->m = take(tile_count(n) * tile);
   out->x = take(tile);
   out->ranked = reinterpret_cast<Ranked*>(take(2 * n));
   return bytes;
@@ -110,13 +110,13 @@ void rank_values(const Scratch& scratch, int lane) {
 }
 
 template <class T>
-constexpr double kLargest = 3.3895313892515355e38;  // bfloat16
+constexpr double kLargestFinite = 3.3895313892515355e38;  // bfloat16
 template <>
-constexpr double kLargest<float> = std::numeric_limits<float>::max();
+constexpr double kLargestFinite<float> = std::numeric_limits<float>::max();
 template <>
-constexpr double kLargest<F16> = 65504.0;
+constexpr double kLargestFinite<F16> = 65504.0;
 template <>
-constexpr double kLargest<double> = std::numeric_limits<double>::max();
+constexpr double kLargestFinite<double> = std::numeric_limits<double>::max();
 
 template <class T>
 Image<T> image_of(const SpectralArgs& args, int64_t b) {
@@ -171,7 +171,7 @@ void reweight(const SpectralArgs& args, int64_t b, int lane, Scratch& scratch) {
     apply(image, static_cast<const double*>(scratch.m), static_cast<double*>(scratch.x));
   }
   // No entry of Y exceeds its largest singular value, so the entries need a look only where that value does.
-  if (!(y_max <= kLargest<T>)) {
+  if (!(y_max <= kLargestFinite<T>)) {
     for (int64_t i = 0; i < values; ++i) args.overflows[b] |= !std::isfinite(number(image.y[i]));
   }
 }

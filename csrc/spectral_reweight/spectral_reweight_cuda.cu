@@ -110,14 +110,14 @@ void reweight(SpectralTask& task, const Tensor& x, void* stream) {
   task.grams = static_cast<double*>(grams.mutable_data_ptr());
   task.m = static_cast<double*>(m.mutable_data_ptr());
   check_launch(VF_ISA::launch_gram<T>(task, stream), "spectral_reweight");
-  if (n <= VF_ISA::kOnChip) {
+  if (n <= VF_ISA::kJacobiRows) {
     check_launch(VF_ISA::launch_jacobi(task, stream), "spectral_reweight");
   } else {
     cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
     STD_TORCH_CHECK(cudaStreamIsCapturing(static_cast<cudaStream_t>(stream), &capture) == cudaSuccess &&
                         capture == cudaStreamCaptureStatusNone,
-                    "spectral_reweight can be captured in a CUDA graph up to min(L, C) = ", VF_ISA::kOnChip, ", got ",
-                    n, ": torch.linalg.eigh, which it calls then, makes the host wait");
+                    "spectral_reweight can be captured in a CUDA graph up to min(L, C) = ", VF_ISA::kJacobiRows,
+                    ", got ", n, ": torch.linalg.eigh, which it calls then, makes the host wait");
     LibraryTask library{};
     Tensor matrix = empty_like_shape(x, {task.batch, n, n}, ScalarType::Double);
     Tensor scale = empty_like_shape(x, {task.batch}, ScalarType::Double);

@@ -15,10 +15,10 @@
 
 VF_BEGIN
 
-constexpr int kEighTile = kTileOf<double>;
+constexpr int kTileWidth64 = kTileWidth<double>;
 constexpr int kSquare = kLanes64 > 4 ? kLanes64 : 4;
 
-inline int64_t tiles_of(int64_t n) { return (n + kEighTile - 1) / kEighTile; }
+inline int64_t tile_count(int64_t n) { return (n + kTileWidth64 - 1) / kTileWidth64; }
 
 struct Tridiagonal {
   int64_t n, ld;         // ld: n rounded up to whole squares
@@ -26,7 +26,7 @@ struct Tridiagonal {
   double *d, *e;         // out: T, entry k at k * kLanes64, e[n - 1] = 0
   double* tau;           // (n)
   double *none, *w, *p;  // (ld) each
-  double* q;             // tiles_of(n) tiles of 16 columns of Q, 16 * tiles_of(n) rows each
+  double* q;             // tile_count(n) tiles of 16 columns of Q, 16 * tile_count(n) rows each
 };
 
 // x . y over [from, to), whole vectors.
@@ -115,13 +115,14 @@ inline void tridiagonalise(const Tridiagonal& m) {
 // Q from the last reflection to the first, so that column j meets only those before it: 4/3 n^3 operations, not 2 n^3.
 // Two reflections a pass: (1 - tau v v^T)(1 - tau' v' v'^T) Q with both products v^T Q and v'^T Q made together.
 inline void form_q(const Tridiagonal& m) {
-  constexpr int vecs = kEighTile / kLanes64;
-  const int64_t n = m.n, rows = tiles_of(n) * kEighTile;
-  for (int64_t t = 0; t < tiles_of(n); ++t) {
-    double* q = m.q + t * rows * kEighTile;
-    for (int64_t i = 0; i < rows * kEighTile; ++i) q[i] = 0.0;
-    for (int64_t c = 0; c < kEighTile && t * kEighTile + c < n; ++c) q[(t * kEighTile + c) * kEighTile + c] = 1.0;
-    const int64_t last = t * kEighTile + kEighTile - 2 < n - 2 ? t * kEighTile + kEighTile - 2 : n - 2;
+  constexpr int vecs = kTileWidth64 / kLanes64;
+  const int64_t n = m.n, rows = tile_count(n) * kTileWidth64;
+  for (int64_t t = 0; t < tile_count(n); ++t) {
+    double* q = m.q + t * rows * kTileWidth64;
+    for (int64_t i = 0; i < rows * kTileWidth64; ++i) q[i] = 0.0;
+    for (int64_t c = 0; c < kTileWidth64 && t * kTileWidth64 + c < n; ++c)
+      q[(t * kTileWidth64 + c) * kTileWidth64 + c] = 1.0;
+    const int64_t last = t * kTileWidth64 + kTileWidth64 - 2 < n - 2 ? t * kTileWidth64 + kTileWidth64 - 2 : n - 2;
     for (int64_t k = last & ~int64_t{1}; k >= 0; k -= 2) {
       const double *v0 = m.a + k * m.ld, *v1 = v0 + m.ld;
       const double tau0 = m.tau[k], tau1 = k + 2 < n ? m.tau[k + 1] : 0.0;
@@ -131,7 +132,7 @@ inline void form_q(const Tridiagonal& m) {
       for (int64_t j = k + 1; j < n; ++j) {
         const F64 x0 = splat64(v0[j]), x1 = splat64(v1[j]);
         for (int v = 0; v < vecs; ++v) {
-          const F64 x = load64(q + j * kEighTile + v * kLanes64);
+          const F64 x = load64(q + j * kTileWidth64 + v * kLanes64);
           d0[v] = madd(x, x0, d0[v]);
           d1[v] = madd(x, x1, d1[v]);
         }
@@ -143,7 +144,7 @@ inline void form_q(const Tridiagonal& m) {
       for (int64_t j = k + 1; j < n; ++j) {
         const F64 x0 = splat64(v0[j]), x1 = splat64(v1[j]);
         for (int v = 0; v < vecs; ++v) {
-          double* at = q + j * kEighTile + v * kLanes64;
+          double* at = q + j * kTileWidth64 + v * kLanes64;
           store(at, madd(x0, d0[v], madd(x1, d1[v], load64(at))));
         }
       }
@@ -154,15 +155,15 @@ inline void form_q(const Tridiagonal& m) {
 // z[tile of rows][column][row], the layout that rotations want, from q[tile of columns][row][column], last column
 // first.
 inline void transpose_tiles(const double* q, int64_t n, double* z) {
-  const int64_t rows = tiles_of(n) * kEighTile;
+  const int64_t rows = tile_count(n) * kTileWidth64;
   for (int64_t i = 0; i < rows; i += kLanes64) {
     for (int64_t j = 0; j < n; j += kLanes64) {
-      const double* from = q + (j / kEighTile * rows + i) * kEighTile + j % kEighTile;
-      double* to = z + (i / kEighTile * n + n - 1 - j) * kEighTile + i % kEighTile;
+      const double* from = q + (j / kTileWidth64 * rows + i) * kTileWidth64 + j % kTileWidth64;
+      double* to = z + (i / kTileWidth64 * n + n - 1 - j) * kTileWidth64 + i % kTileWidth64;
       F64 square[kLanes64];
-      for (int r = 0; r < kLanes64; ++r) square[r] = load64(from + r * kEighTile);
+      for (int r = 0; r < kLanes64; ++r) square[r] = load64(from + r * kTileWidth64);
       transpose(square);
-      for (int c = 0; c < kLanes64 && j + c < n; ++c) store(to - c * kEighTile, square[c]);
+      for (int c = 0; c < kLanes64 && j + c < n; ++c) store(to - c * kTileWidth64, square[c]);
     }
   }
 }

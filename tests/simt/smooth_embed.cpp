@@ -13,7 +13,7 @@ int main(int, char** argv) {
   task.dims = files.read<int64_t>();
   task.dtype = static_cast<varfast::Dtype>(files.read<int64_t>());
   args.stream = static_cast<uint32_t>(files.read<int64_t>());
-  args.purpose = varfast::device::kPurposeNoise;
+  args.purpose = varfast::kPurposeNoise;
   args.rule.top_k = files.read<int64_t>();
   const bool recorded = files.read<int64_t>() != 0;
   args.rule.temperature.value = 1.0;

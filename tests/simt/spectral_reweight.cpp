@@ -14,7 +14,7 @@ const char* reweight(SpectralTask& task, Files& files, const char* solved) {
   task.m = m.data();
   const char* error = device::launch_gram<T>(task, nullptr);
   if (error != nullptr) return error;
-  if (n <= device::kOnChip) {
+  if (n <= device::kJacobiRows) {
     error = device::launch_jacobi(task, nullptr);
   } else {
     LibraryTask library{};
