@@ -89,22 +89,22 @@ def test_sample_writes_one_png_each_and_a_grid(run: Run, tmp_path: Path) -> None
 def test_an_interrupted_run_goes_on_and_ends_the_same(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = ("--classes", "1,2", "-n", 4, "--batch", 2)
+    words = ("--classes", "1,2", "-n", 40)
     run("sample", "-o", "whole", *words)
     original, calls = Sampler.__call__, []
 
     def interrupted(self: Sampler, *args: object, **kwargs: object) -> object:
         if len(kwargs["labels"]):  # type: ignore[arg-type]
             calls.append(1)
-            if len(calls) == 3:
+            if len(calls) == 2:
                 raise KeyboardInterrupt
         return original(self, *args, **kwargs)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Sampler, "__call__", interrupted)
     code, _ = run("sample", "-o", "parts", *words)
-    assert code == 130 and len(pictures(tmp_path / "parts")) == 4 and not list((tmp_path / "parts").glob(".*"))
+    assert code == 130 and len(pictures(tmp_path / "parts")) == 64 and not list((tmp_path / "parts").glob(".*"))
     code, text = run("sample", "-o", "parts", *words)
-    assert code == 0 and "4 of them new" in text
+    assert code == 0 and "16 of them new" in text and len(calls) == 3
     for name in pictures(tmp_path / "whole"):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "parts" / name).read_bytes()
 

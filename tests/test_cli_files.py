@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,9 +13,8 @@ import torch
 from safetensors.torch import save_file
 from tiny import ROWS_ALIKE, tiny_var
 
-from varfast import _files, cli
+from varfast import cli
 from varfast.builtin.training import export_builtin
-from varfast.cli import _manifest
 from varfast.models.checkpoint import write_metadata
 
 Run = Callable[..., tuple[int, str]]
@@ -74,7 +74,9 @@ def test_a_file_that_is_not_listed_is_neither_trusted_nor_overwritten_unasked(ru
         ("\xff", "not JSON in UTF-8"),
         ("[]", "another program"),
         ('{"a": 1}', "another program"),
-        ('{"method": "plain", "images": {"../x.png": "0"}}', "another program"),
+        ('{"versions": {}, "files": {"../x.png": {"sha256": "0"}}}', "another program"),
+        ('{"versions": {}, "files": {"x.png": "0"}}', "another program"),
+        ('{"method": "plain", "images": {"x.png": "0"}}', "an older varfast"),
     ],
 )
 def test_another_settings_json_is_named(run: Run, tmp_path: Path, content: str, words: str) -> None:
@@ -86,25 +88,27 @@ def test_another_settings_json_is_named(run: Run, tmp_path: Path, content: str, 
     assert file.read_bytes() == content.encode("latin-1")
 
 
-def test_killed_at_any_write_a_run_loses_nothing_and_goes_on(
+def test_killed_at_any_rename_a_run_loses_nothing_and_goes_on(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write, calls = _files.atomic_write, [0]
-    for last in range(9):
-        calls[0] = 0
+    replace, killed = os.replace, 0
+    for last in range(10):
+        calls = []
 
-        def killed(path: Path, fill: Callable[[Path], object], last: int = last) -> None:
-            calls[0] += 1
-            if calls[0] > last:
+        def counted(source: Path, target: Path, last: int = last, calls: list[int] = calls) -> None:
+            calls.append(1)
+            if len(calls) > last:
                 raise KeyboardInterrupt
-            write(path, fill)
+            replace(source, target)
 
-        monkeypatch.setattr(_manifest, "atomic_write", killed)
-        assert run(*WORDS, "--seed", 10 * last, "--batch", 2)[0] == 130
-        monkeypatch.setattr(_manifest, "atomic_write", write)
+        monkeypatch.setattr(os, "replace", counted)
+        killed += run(*WORDS, "--seed", 10 * last)[0] == 130
+        monkeypatch.setattr(os, "replace", replace)
         assert run(*WORDS, "--seed", 10 * last)[0] == 0
-        listed = json.loads((tmp_path / "out" / "settings.json").read_text())["images"]
+        listed = json.loads((tmp_path / "out" / "settings.json").read_text())["files"]
         assert set(listed) == {path.name for path in (tmp_path / "out").glob("*.png")}
+        assert not (tmp_path / "out" / "unfinished").exists()
+    assert killed >= 8  # settings, record, four images, grid and its record, settings
 
 
 @pytest.mark.skipif(not ROWS_ALIKE, reason="the bits of this torch's products depend on the number of rows")

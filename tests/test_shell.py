@@ -181,7 +181,12 @@ def test_nothing_is_written_in_the_locale_s_encoding_and_one_module_goes_to_rich
                 name = ast.unparse(node.func)
                 binary = any(isinstance(a, ast.Constant) and "b" in str(a.value) for a in node.args[1:])
                 text = name == "open" or name.endswith((".read_text", ".write_text", ".open"))
-                if text and not binary and name != "Image.open" and "encoding" not in {k.arg for k in node.keywords}:
+                if (
+                    text
+                    and not binary
+                    and name not in ("Image.open", "archive.open")
+                    and "encoding" not in {k.arg for k in node.keywords}
+                ):
                     wrong.append(f"{path.name}: {ast.unparse(node)}")
             imported = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             imported += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from varfast import calibration as calibration
     from varfast import checks as checks
     from varfast import evaluation as evaluation
+    from varfast import generation as generation
     from varfast import guidance as guidance
     from varfast import hosts as hosts
     from varfast import metrics as metrics
@@ -23,13 +24,26 @@ if TYPE_CHECKING:
     from varfast import reference as reference
     from varfast import sampler as sampler
     from varfast.calibration import calibrate
+    from varfast.generation import generate
     from varfast.guidance import CFG, SSG, DiverseVAR, VARScaling
     from varfast.hosts import patch, unpatch, wrap
     from varfast.sampler import Sampler
 
 __version__ = "0.1.0"
 
-__all__ = ["CFG", "SSG", "DiverseVAR", "Sampler", "VARScaling", "calibrate", "ops", "patch", "unpatch", "wrap"]
+__all__ = [
+    "CFG",
+    "SSG",
+    "DiverseVAR",
+    "Sampler",
+    "VARScaling",
+    "calibrate",
+    "generate",
+    "ops",
+    "patch",
+    "unpatch",
+    "wrap",
+]
 
 _HOMES = {
     "CFG": "guidance",
@@ -38,13 +52,14 @@ _HOMES = {
     "VARScaling": "guidance",
     "Sampler": "sampler",
     "calibrate": "calibration",
+    "generate": "generation",
     "patch": "hosts",
     "unpatch": "hosts",
     "wrap": "hosts",
 }
 _MODULES = (
-    "builtin", "calibration", "checks", "evaluation", "guidance", "hosts", "metrics", "models", "ops", "protocol",
-    "reference", "sampler",
+    "builtin", "calibration", "checks", "evaluation", "generation", "guidance", "hosts", "metrics", "models", "ops",
+    "protocol", "reference", "sampler",
 )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ import typer
 
 from varfast import Sampler
 from varfast._files import file_sha256
+from varfast._processes import local_rank, under_torchrun
 from varfast.builtin.names import CANVAS, CLASSES
 from varfast.cli import _methods, _shell
 from varfast.models import FASHION_MNIST, HUB, HUB_VAE, HUB_VARS, VAR, files, load
@@ -38,6 +39,12 @@ def load_model(model: str, vae: Path | None, download: bool, device: str, dtype:
         )
     with _shell.options(WORDS):
         return load(model, vae, dtype=dtypes[dtype], device=device, download=download)
+
+
+def device_of_rank(device: str) -> str:
+    """Under torchrun, "cuda" (or another kind) means the device of the process's number on its machine."""
+    alone = not under_torchrun() or ":" in device or device in ("cpu", "mps")
+    return device if alone else f"{device}:{local_rank()}"
 
 
 def _check_device(device: str) -> None:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from varfast._files import atomic_write
+from varfast._pixels import png, to_pixels
 
 INK, FAINT, PAPER = (24, 26, 32), (120, 124, 134), (255, 255, 255)
 TILE = 64  # shortest side that a tile is enlarged to
@@ -29,28 +27,10 @@ class Row:
     images: Tensor
 
 
-def to_pixels(images: Tensor) -> np.ndarray:
-    """(N, channels, H, W) in [0, 1] to uint8 (N, H, W, 3)."""
-    pixels = images.clamp(0, 1).mul(255).round().to(torch.uint8).cpu()
-    return pixels.permute(0, 2, 3, 1).expand(-1, -1, -1, 3).contiguous().numpy()
-
-
-def png(image: Image.Image) -> bytes:
-    """A PNG file's content."""
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", optimize=True)
-    return buffer.getvalue()
-
-
 def write_png(path: Path, image: Image.Image) -> None:
     """Writes a PNG so that a reader finds a whole file or none."""
     content = png(image)
     atomic_write(path, lambda target: target.write_bytes(content))
-
-
-def read_png(path: Path) -> Tensor:
-    """(3, H, W) in [0, 1]."""
-    return torch.from_numpy(np.asarray(Image.open(path).convert("RGB")).copy()).permute(2, 0, 1).float() / 255
 
 
 def picture(rows: Sequence[Row], columns: Sequence[str], title: str = "") -> Image.Image:

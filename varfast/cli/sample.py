@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from varfast._console import progress
-from varfast._files import writable_folder
 from varfast.cli import _shell
-from varfast.cli._manifest import Manifest
 from varfast.cli._options import (
-    BatchOption,
     CfgOption,
     ClassesOption,
     DeviceOption,
@@ -25,9 +21,26 @@ from varfast.cli._options import (
     check_last_seed,
 )
 
+if TYPE_CHECKING:
+    import numpy as np
+
+    from varfast.generation import Layout
+
+FORMATS = ("png", "npz", "webdataset")
+LAYOUTS = ("flat", "geneval", "dpg")
+SHOWN = 100  # images of the grid at most
+WORDS = {
+    "out_dir": "--out",
+    "overwrite=True": "--overwrite",
+    "give another one": "give another --out",
+    "formats": "--format",
+    "images": "--count",
+    "layout": "--layout",
+}
+
 
 def sample(
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the PNG files and grid.png.")] = Path("samples"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the images and grid.png.")] = Path("samples"),
     classes: ClassesOption = None,
     count: Annotated[int, typer.Option("--count", "-n", min=1, help="Images per class.")] = 8,
     seed: SeedOption = 0,
@@ -37,7 +50,15 @@ def sample(
     top_k: Annotated[int, typer.Option(min=0, help="Keep the k likeliest tokens; 0: all.")] = 0,
     top_p: Annotated[float, typer.Option(min=0.0, max=1.0, help="Keep this much of the mass; 0: all.")] = 0.0,
     min_p: Annotated[float, typer.Option(min=0.0, max=1.0, help="Drop below this share of the likeliest.")] = 0.0,
-    batch: BatchOption = 64,
+    format: Annotated[
+        str, typer.Option("--format", "-f", help=f"Comma-separated: {', '.join(FORMATS)}. npz is ADM's samples.npz.")
+    ] = "png",
+    layout: Annotated[
+        str, typer.Option(help=f"Names of PNG files: {', '.join(LAYOUTS)}; the prompt is the class's name.")
+    ] = "flat",
+    batch: Annotated[
+        int, typer.Option("--batch", min=1, max=64, help="Images per run of the model, within a block of 64.")
+    ] = 64,
     model: ModelOption = "builtin",
     vae: VaeOption = None,
     download: DownloadOption = False,
@@ -50,48 +71,85 @@ def sample(
         ),
     ] = False,
 ) -> None:
-    """Draw images into a folder: one PNG each, and one labelled grid.
+    """Draw images into a folder: one PNG each, or other files of many, and one labelled grid of at most a hundred.
 
-    Running the same command again after an interruption draws only what is missing. An image depends on its class and
-    seed alone, never on what else is drawn; in float32 its file too, byte for byte, whatever the batch and the number
-    of threads. settings.json says what drew the images, and lists them: no other file is taken for one of them, or
-    deleted.
+    Under torchrun (torchrun --nproc-per-node 8 -m varfast sample ...) on all its processes, with --device cuda each on
+    a GPU of its own. Running the same command again after an interruption draws only what is missing. An image depends
+    on its class and seed alone, never on what else is drawn; in float32 its file too, byte for byte, whatever the
+    batch, the number of threads and of processes. settings.json says what drew the images, and lists them: no other
+    file is taken for one of them, or deleted.
     """
-    import torch
-    from PIL import Image
-
-    from varfast.cli import _methods, _models, _picture
+    from varfast._processes import is_first
+    from varfast.cli import _methods, _models
+    from varfast.generation import generate
 
     check_last_seed(seed, count)
+    formats = _words("--format", format, FORMATS)
+    (kind,) = _words("--layout", layout, LAYOUTS, most=1)
+    device = _models.device_of_rank(device)
     loaded = _models.load_model(model, vae, download, device, dtype)
     parsed = _methods.parse(method, presets=_models.presets(loaded))
     names = _models.class_names(loaded)
-    labels = _models.parse_classes(classes, names, default=10)
+    labels = list(dict.fromkeys(_models.parse_classes(classes, names, default=10)))
     settings: dict[str, Any] = {"model": model, **_models.weights_sha256(model, vae, download)}
     filters = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
-    settings |= {"dtype": dtype, "method": str(parsed), "cfg": cfg, **filters}
+    settings |= {"dtype": dtype, "device": device.partition(":")[0], "method": str(parsed), "cfg": cfg, **filters}
     sampler = _models.make_sampler(parsed, loaded, cfg=cfg, **filters)
-    with _shell.options({"out_dir": "--out"}):
-        folder = writable_folder(out)
-    wanted = [(label, seed + i) for label in dict.fromkeys(labels) for i in range(count)]
-    paths = {pair: folder / f"{names[pair[0]].lower()}-{pair[1]:06d}.png" for pair in wanted}
-    grid = folder / "grid.png"
-    manifest = Manifest.claim(folder, settings, [*(path.name for path in paths.values()), grid.name], overwrite)
+    title = f"{parsed.title}, cfg {cfg:g}"
+    with _shell.options(WORDS):
+        done = generate(
+            sampler,
+            out,
+            [label for label in labels for _ in range(count)],
+            [seed + i for _ in labels for i in range(count)],
+            layout=_layout(kind, [names[label] for label in labels], seed, count),
+            formats=formats,
+            batch=batch,
+            settings=settings,
+            overwrite=overwrite,
+            overview=None if kind == "dpg" else _overview([names[label] for label in labels], seed, count, title),
+        )
+    if is_first():
+        page = "" if kind == "dpg" else f"; {'all' if done.images <= SHOWN else 'some'} on one page: {out / 'grid.png'}"
+        print(f"{done.images} images in {out}, {done.drawn} of them new{page}")
 
-    missing = [pair for pair in wanted if not manifest.has(paths[pair].name)]
-    with progress() as bar:
-        task = bar.add_task("sampling", total=len(wanted), completed=len(wanted) - len(missing))
-        for start in range(0, len(missing), batch):
-            chunk = missing[start : start + batch]
-            images = sampler(labels=[label for label, _ in chunk], seeds=[number for _, number in chunk])
-            drawn = {paths[pair].name: image for pair, image in zip(chunk, _picture.to_pixels(images), strict=True)}
-            manifest.write({name: _picture.png(Image.fromarray(image)) for name, image in drawn.items()})
-            bar.update(task, advance=len(chunk))
 
-    rows = []
-    for label in dict.fromkeys(labels):
-        images = torch.stack([_picture.read_png(paths[label, seed + i]) for i in range(count)])
-        rows.append(_picture.Row(names[label], f"seeds {seed} to {seed + count - 1}", images))
-    page = _picture.picture(rows, [""], title=f"{parsed.title}, cfg {cfg:g}")
-    manifest.write({grid.name: _picture.png(page)})
-    print(f"{len(wanted)} images in {folder}, {len(missing)} of them new; all on one page: {grid}")
+def _words(option: str, text: str, known: tuple[str, ...], most: int | None = None) -> list[str]:
+    words = list(dict.fromkeys(word.strip() for word in text.split(",")))
+    if wrong := [word for word in words if word not in known]:
+        raise typer.BadParameter(f"{option}: {wrong[0]!r} is none of {', '.join(known)}")
+    if most is not None and len(words) > most:
+        raise typer.BadParameter(f"{option}: got {text!r}, needs one of {', '.join(known)}")
+    return words
+
+
+def _layout(kind: str, names: list[str], seed: int, count: int) -> Layout:
+    from varfast.generation import layouts
+
+    if kind == "geneval":
+        return layouts.geneval([{"tag": "class", "prompt": name} for name in names], count)
+    if kind == "dpg":
+        return layouts.dpg([name.lower() for name in names], names, count)
+    return layouts.flat([f"{name.lower()}-{seed + i:06d}" for name in names for i in range(count)])
+
+
+def _overview(names: list[str], seed: int, count: int, title: str) -> Any:
+    """The grid: a row per class, ten by ten at most where there are more images than a hundred."""
+    import torch
+
+    from varfast._pixels import png
+    from varfast.cli import _picture
+    from varfast.generation import Overview
+
+    rows, columns = len(names), count
+    if rows * columns > SHOWN:
+        columns = min(count, max(10, SHOWN // rows))
+        rows = min(rows, SHOWN // columns)
+
+    def make(pixels: np.ndarray) -> bytes:
+        images = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
+        seeds = f"seeds {seed} to {seed + columns - 1}"
+        made = [_picture.Row(n, seeds, part) for n, part in zip(names[:rows], images.split(columns), strict=True)]
+        return png(_picture.picture(made, [""], title=title))
+
+    return Overview([row * count + column for row in range(rows) for column in range(columns)], make)
