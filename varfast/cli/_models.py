@@ -31,7 +31,7 @@ def load_model(model: str, vae: Path | None, download: bool, device: str, dtype:
     dtypes = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
     if dtype not in dtypes:
         raise typer.BadParameter(f"--dtype must be one of {', '.join(dtypes)}, got {dtype!r}")
-    _check_device(device)
+    check_device(device)
     if model in HUB_VARS and not download:
         raise typer.BadParameter(
             f"--model {model} is not in the package: give --download to fetch {HUB_VARS[model]} and {HUB_VAE} from "
@@ -47,7 +47,7 @@ def device_of_rank(device: str) -> str:
     return device if alone else f"{device}:{local_rank()}"
 
 
-def _check_device(device: str) -> None:
+def check_device(device: str) -> None:
     """Whether torch can compute there, in float64 as the ops do: asked of torch, which alone knows its devices."""
     try:
         with warnings.catch_warnings():

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from varfast.builtin.training import ranks
+
 
 class PatchDiscriminator(nn.Module):
     """Logits (B, 1, H / 4, W / 4) of images (B, channels, H, W) in [-1, 1]: is each neighbourhood real?"""
@@ -28,24 +30,26 @@ class PatchDiscriminator(nn.Module):
         return self.body(x)
 
 
-def adversarial_loss(judge: nn.Module, output: Tensor, pixel: Tensor, last: Tensor, weight: float) -> Tensor:
+def adversarial_loss(
+    judge: nn.Module, output: Tensor, pixel: Tensor, last: Tensor, weight: float, share: float
+) -> Tensor:
     """The generator's share of the hinge game for images `output`.
 
-    Scaled so that its gradient at the weights `last` of the last layer is `weight` times that of the loss `pixel`.
+    Scaled so that its gradient at the weights `last` of the last layer is `weight` times that of the loss `pixel`, both
+    over the whole batch, of which this process has `share`.
     """
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(output.device.type, torch.bfloat16):
         fooled = -judge(output).float().mean()
-    (of_pixel,) = torch.autograd.grad(pixel, last, retain_graph=True)
-    (of_fooled,) = torch.autograd.grad(fooled, last, retain_graph=True)
+    of_pixel, of_fooled = (ranks.gradient(loss, last, share) for loss in (pixel, fooled))
     return fooled * (weight * of_pixel.norm() / of_fooled.norm().clamp_min(1e-6)).clamp_max(10.0)
 
 
-def train_judge(judge: nn.Module, optimizer: torch.optim.Optimizer, real: Tensor, fake: Tensor) -> Tensor:
+def train_judge(judge: nn.Module, optimizer: torch.optim.Optimizer, real: Tensor, fake: Tensor, share: float) -> Tensor:
     """One hinge-loss step of the discriminator on images in [-1, 1]; returns the loss."""
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(real.device.type, torch.bfloat16):
         on_real, on_fake = judge(torch.cat([real, fake])).float().chunk(2)
     loss = F.relu(1 - on_real).mean() + F.relu(1 + on_fake).mean()
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()
+    ranks.backward(loss, judge.parameters(), share)
     optimizer.step()
     return loss.detach()

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from varfast.builtin.data import load_split, to_float
+from varfast.builtin.training import ranks
 from varfast.builtin.training.adversary import PatchDiscriminator, adversarial_loss, train_judge
 from varfast.builtin.training.loop import Run, fingerprint, seeded
 from varfast.builtin.training.tokenizer import image_loss
@@ -29,10 +30,12 @@ JUDGE_ALONE = 40  # steps in which only the discriminator learns: its first grad
 
 
 def draw(model: VAR, count: int, batch: int, seed: int) -> list[Tensor]:
-    """Token maps of `count` samples, classes in turn: per scale an int64 tensor (count, L)."""
+    """Token maps of `count` samples, classes in turn: per scale an int64 CPU tensor (count, L)."""
     sampler, labels = Sampler(model, cfg=CFG), torch.arange(count, dtype=torch.int64, device="cpu") % model.num_classes
     seeds = torch.arange(count, dtype=torch.int64, device="cpu") + (seed << 32)
-    chunks = [sampler(y, s, return_ids=True)[1] for y, s in zip(labels.split(batch), seeds.split(batch), strict=True)]
+    batches = list(zip(labels.split(batch), seeds.split(batch), strict=True))
+    drawn = [[scale.cpu() for scale in sampler(y, s, return_ids=True)[1]] for y, s in ranks.shared(batches)]
+    chunks = ranks.gathered(drawn)
     return [torch.cat(scale) for scale in zip(*chunks, strict=True)]
 
 
@@ -48,6 +51,7 @@ def train_decoder(
     resume: bool = True,
     save_every: int = 100,
     limit: int | None = None,
+    device: torch.device | str = "cpu",
 ) -> Run:
     """Train a copy of the decoder of `model.vae`; `run.averages["vae"]` is the result. `model` is not changed.
 
@@ -55,10 +59,11 @@ def train_decoder(
     """
     images = load_split("train", data_dir).images[:limit]
     with seeded(seed):
-        vae = copy.deepcopy(model.vae).eval().requires_grad_(False)
-        judge = PatchDiscriminator(vae.config.channels)
+        vae = copy.deepcopy(model.vae).eval().requires_grad_(False).to(device)
+        judge = PatchDiscriminator(vae.config.channels).to(device)
     ids = tokenize(vae, images)
-    drawn = cache(lambda: draw(model, min(DRAWN, len(images)), batch_size, seed))  # a finished run needs none
+    moved = cache(lambda: copy.deepcopy(model).to(device))
+    drawn = cache(lambda: draw(moved(), min(DRAWN, len(images)), batch_size, seed))  # a finished run needs none
     trained = [*vae.decoder.requires_grad_(True).parameters(), *vae.post_quant_conv.requires_grad_(True).parameters()]
     optimizer = torch.optim.AdamW(trained, lr=lr, betas=(0.5, 0.95), weight_decay=1e-4)
     judge_optimizer = torch.optim.AdamW(judge.parameters(), lr=lr, betas=(0.5, 0.95), weight_decay=1e-4)
@@ -77,19 +82,22 @@ def train_decoder(
     )
 
     def step(i: int, indices: Tensor) -> dict[str, Tensor]:
-        target = to_float(images[indices]).expand(-1, vae.config.channels, -1, -1) * 2 - 1
+        indices = ranks.mine(indices)
+        target = to_float(images[indices].to(device)).expand(-1, vae.config.channels, -1, -1) * 2 - 1
         others = indices % len(drawn()[0])
         both = [torch.cat([real[indices], other[others]]).long() for real, other in zip(ids, drawn(), strict=True)]
-        with torch.autocast("cpu", torch.bfloat16):
+        both = [scale.to(device) for scale in both]
+        with torch.autocast(target.device.type, torch.bfloat16):
             output = vae.decode_raw(vae.quantize.unroll(both)[1]).float()
-        pixel = image_loss(output[:batch_size], target)
+        pixel = image_loss(output[: len(target)], target)
         if i >= JUDGE_ALONE:
-            loss = pixel + adversarial_loss(judge, output, pixel, vae.decoder.conv_out.weight, GAN_WEIGHT)
+            last = vae.decoder.conv_out.weight
+            loss = pixel + adversarial_loss(judge, output, pixel, last, GAN_WEIGHT, run.share)
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            ranks.backward(loss, trained, run.share)
             nn.utils.clip_grad_norm_(trained, 1.0)
             optimizer.step()
-        judged = train_judge(judge, judge_optimizer, target, output.detach()[::2])
+        judged = train_judge(judge, judge_optimizer, target, output.detach()[::2], run.share)
         return {"pixel": pixel.detach(), "judge": judged}
 
     run.fit(step, len(images), resume=resume)

@@ -1,7 +1,8 @@
 """The loop all trainers share: resumable, atomic checkpoints, cosine learning rate, moving average of the weights.
 
 Everything random in step `i` follows from `(seed, i)` alone, so that a resumed run repeats an uninterrupted one
-and a checkpoint needs no generator state.
+and a checkpoint needs no generator state. It is drawn on the CPU and for the whole batch, whatever the device and the
+number of processes, which see the same batches in parts.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 
 from varfast._console import progress
 from varfast._files import atomic_write, writable_folder
+from varfast.builtin.training import ranks
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -61,6 +63,8 @@ class Run:
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch_size < 1:
             raise ValueError(f"steps and batch_size: got {self.steps} and {self.batch_size}, need at least 1")
+        if self.batch_size < ranks.size():
+            raise ValueError(f"batch_size: got {self.batch_size}, needs an image for each of {ranks.size()} processes")
         self.folder = writable_folder(self.out_dir)
         self.averages = {k: copy.deepcopy(m).eval().requires_grad_(False) for k, m in self.modules.items()}
         self.peaks = [[g["lr"] for g in o.param_groups] for o in self.optimizers]
@@ -72,8 +76,14 @@ class Run:
         """Where the state of this run is kept."""
         return self.folder / f"{self.name}.pt"
 
+    @property
+    def share(self) -> float:
+        """This process's part of a batch."""
+        return len(ranks.mine(torch.empty(self.batch_size, dtype=torch.uint8, device="cpu"))) / self.batch_size
+
     def fit(self, step_fn: StepFn, data_size: int, *, resume: bool = True) -> None:
-        """Call `step_fn(step, indices)` for every step, with `indices` (batch_size,) into the data.
+        """Call `step_fn(step, indices)` for every step, with `indices` (batch_size,) into the data: the whole batch, of
+        which it computes `ranks.mine`.
 
         `step_fn` does the whole step (zero_grad, backward, optimizer steps) and returns scalars to show.
         A finished checkpoint with `resume=True` returns at once.
@@ -81,10 +91,12 @@ class Run:
         self.settings["images"] = data_size
         if resume and self.checkpoint.is_file():
             self.load()
+        ranks.agree("checkpoints", self.step)
         if self.step >= self.steps:
             return
         with torch.random.fork_rng(devices=[]), progress("shown", refresh_per_second=2) as bar:
-            task = bar.add_task(self.name, total=self.steps, completed=self.step, shown="")
+            visible = ranks.rank() == 0
+            task = bar.add_task(self.name, total=self.steps, completed=self.step, shown="", visible=visible)
             while self.step < self.steps:
                 self._one_step(step_fn, data_size)
                 if self.step % SHOW_EVERY == 0:
@@ -94,13 +106,15 @@ class Run:
                     self.save()
 
     def _show(self, bar: Progress, task: TaskID) -> None:
-        numbers = {k: float(v) for k, v in self.shown.items()}
+        parts = [value.detach().float() * self.share for value in self.shown.values()]
+        ranks.add(parts)
+        numbers = {k: float(v) for k, v in zip(self.shown, parts, strict=True)}
         if not all(map(math.isfinite, numbers.values())):
             raise FloatingPointError(f"{self.name}: step {self.step} gave {numbers}; lower the learning rate")
         text = "  ".join(f"{k} {v:.4g}" for k, v in numbers.items())
         bar.update(task, shown=text)
         # A log file gets no bar, so it gets a line now and then.
-        if not bar.console.is_terminal and self.step % (10 * SHOW_EVERY) == 0:
+        if ranks.rank() == 0 and not bar.console.is_terminal and self.step % (10 * SHOW_EVERY) == 0:
             bar.console.print(f"{self.name} {self.step}/{self.steps}  {text}")
 
     def _one_step(self, step_fn: StepFn, data_size: int) -> None:
@@ -109,8 +123,9 @@ class Run:
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                 group["lr"] = peak * scale
         indices = batch_indices(self.step, data_size, self.batch_size, self.seed)
-        torch.manual_seed(self.seed * 1_000_003 + self.step)
+        torch.default_generator.manual_seed(self.seed * 1_000_003 + self.step)
         self.shown = step_fn(self.step, indices)
+        ranks.average_statistics(self.modules.values())
         self.step += 1
         self._average()
 
@@ -127,7 +142,12 @@ class Run:
                     s.copy_(f)
 
     def save(self) -> None:
-        """Write the checkpoint; the old one stays whole until the new one is."""
+        """Write the checkpoint, from the first process; the old one stays whole until the new one is."""
+        if ranks.rank() == 0:
+            self._save()
+        ranks.wait()
+
+    def _save(self) -> None:
         state = {
             "step": self.step,
             "depends_on": self.depends_on,
@@ -141,7 +161,7 @@ class Run:
     def load(self) -> None:
         """Take over the state in the checkpoint; ValueError if it is damaged or belongs to another run."""
         try:
-            state: dict[str, Any] = torch.load(self.checkpoint, weights_only=True)
+            state: dict[str, Any] = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
         except (RuntimeError, EOFError, ValueError, KeyError, TypeError, pickle.UnpicklingError) as error:
             raise ValueError(f"{self.checkpoint}: damaged; delete it or pass resume=False ({error})") from error
         if not isinstance(state, dict) or not isinstance(state.get("settings", {}), dict):
@@ -207,5 +227,5 @@ def batch_indices(step: int, data_size: int, batch_size: int, seed: int) -> Tens
 def seeded(seed: int) -> Iterator[None]:
     """Inside, torch's CPU generator starts from `seed`; afterwards it is as it was before."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         yield

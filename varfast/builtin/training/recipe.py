@@ -10,6 +10,7 @@ from typing import Any, cast
 import torch
 
 from varfast.builtin.classifier import Classifier
+from varfast.builtin.training import ranks
 from varfast.builtin.training.classifier import train_classifier
 from varfast.builtin.training.decoder import train_decoder
 from varfast.builtin.training.export import export_builtin, export_classifier
@@ -27,30 +28,45 @@ def train(
     *,
     stages: Sequence[str] = STAGES,
     resume: bool = True,
+    device: torch.device | str = "cpu",
     **options: Any,
 ) -> None:
     """Run `stages` (any of STAGES, always in that order) and write the weights they complete into `out_dir`.
 
     `classifier.safetensors` follows from the first stage, `builtin.safetensors` from the last three: it is written
     as soon as there is a transformer, and again with the sharper decoder. `options` (`seed`, `limit`, `steps`, ...)
-    go to every stage. Raises ValueError for an unknown stage, FileNotFoundError if an earlier stage's result is
-    missing, and whatever the trainers raise.
+    go to every stage. Under torchrun each process computes its part of every batch, on CUDA on the GPU of its number;
+    any number of processes may go on from a checkpoint. Raises ValueError for an unknown stage, FileNotFoundError if
+    an earlier stage's result is missing, and whatever the trainers raise.
     """
     unknown = set(stages) - set(STAGES)
     if unknown or not stages:
         raise ValueError(f"stages: got {list(stages)}, needs some of {list(STAGES)}")
-    options["resume"] = resume
+    with ranks.group(device) as own:
+        _train(data_dir, out_dir, stages, options | {"resume": resume, "device": own})
+
+
+def _train(
+    data_dir: str | os.PathLike[str] | None,
+    out_dir: str | os.PathLike[str],
+    stages: Sequence[str],
+    options: dict[str, Any],
+) -> None:
+    first = ranks.rank() == 0
     if "classifier" in stages:
         run = train_classifier(data_dir, out_dir, **options)
-        export_classifier(cast(Classifier, run.averages["classifier"]), out_dir)
+        if first:
+            export_classifier(cast(Classifier, run.averages["classifier"]).cpu(), out_dir)
     if "tokenizer" in stages:
         train_tokenizer(data_dir, out_dir, **options)
     if "transformer" in stages:
         train_transformer(data_dir, out_dir, trained_vae(out_dir), **options)
-        export_builtin(trained_var(out_dir), out_dir)
+        if first:
+            export_builtin(trained_var(out_dir), out_dir)
     if "decoder" in stages:
         train_decoder(data_dir, out_dir, trained_var(out_dir), **options)
-        export_builtin(trained_var(out_dir, "decoder"), out_dir)
+        if first:
+            export_builtin(trained_var(out_dir, "decoder"), out_dir)
 
 
 def trained_vae(out_dir: str | os.PathLike[str], stage: str = "tokenizer", config: VQVAEConfig = BUILTIN) -> VQVAE:
@@ -72,4 +88,4 @@ def _averages(out_dir: str | os.PathLike[str], stage: str) -> dict[str, dict[str
     file = Path(out_dir) / f"{stage}.pt"
     if not file.is_file():
         raise FileNotFoundError(f"no {file}: run the {stage} stage first (`varfast train --{stage}`)")
-    return torch.load(file, weights_only=True)["averages"]
+    return torch.load(file, map_location="cpu", weights_only=True)["averages"]

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from varfast.builtin.data import load_split, to_float
+from varfast.builtin.training import ranks
 from varfast.builtin.training.adversary import PatchDiscriminator, adversarial_loss, train_judge
 from varfast.builtin.training.loop import Run, seeded
 from varfast.models.quantizer import Quantized
@@ -44,7 +45,9 @@ class Usage(nn.Module):
 
     def update(self, ids: Tensor) -> Tensor:
         """Count the ids (N,) of a batch; returns the perplexity of the moving average."""
-        now = torch.bincount(ids, minlength=len(self.share)).float() / max(1, ids.numel())
+        counts = torch.bincount(ids, minlength=len(self.share)).float()
+        ranks.add([counts])
+        now = counts / counts.sum().clamp_min(1)
         self.share.lerp_(now, 0.02)
         p = self.share / self.share.sum()
         return torch.exp(-(p * p.clamp_min(1e-12).log()).sum())
@@ -53,11 +56,15 @@ class Usage(nn.Module):
     def revive(self, codebook: Tensor, quantized: Quantized) -> None:
         """Overwrite unused rows of `codebook` by residual vectors of this batch, far ones more likely."""
         dead = (self.share < DEAD_SHARE / len(self.share)).nonzero()[:, 0]
-        targets, ids = torch.cat(quantized.targets), torch.cat([i.flatten() for i in quantized.ids])
+        if len(dead):
+            targets = torch.cat([part for scale in quantized.targets for part in ranks.parts(scale)])
+            ids = torch.cat([part for scale in quantized.ids for part in ranks.parts(scale.flatten())])
         if len(dead) and len(targets):
-            error = (targets - codebook[ids]).square().sum(1) + 1e-12
-            codebook[dead] = targets[torch.multinomial(error, len(dead), replacement=len(dead) > len(targets))]
+            error = (targets - codebook[ids]).square().sum(1).cpu() + 1e-12
+            chosen = torch.multinomial(error, len(dead), replacement=len(dead) > len(targets))
+            codebook[dead] = targets[chosen.to(targets.device)]
             self.share[dead] = 1 / len(self.share)
+        ranks.take_over([codebook, self.share])
 
 
 def image_loss(output: Tensor, target: Tensor) -> Tensor:
@@ -88,6 +95,7 @@ def train_tokenizer(
     resume: bool = True,
     save_every: int = 100,
     limit: int | None = None,
+    device: torch.device | str = "cpu",
 ) -> Run:
     """Train on the training split and return the finished run; `run.averages["vae"]` is the result.
 
@@ -98,6 +106,9 @@ def train_tokenizer(
         vae, judge, usage = VQVAE(config).train(), PatchDiscriminator(config.channels), Usage(config.vocab_size)
         codebook = vae.quantize.embedding.weight
         nn.init.normal_(codebook, std=0.01)
+    for module in (vae, judge, usage):
+        module.to(device)
+    codebook = vae.quantize.embedding.weight
     optimizer = torch.optim.AdamW(vae.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=1e-4)
     judge_optimizer = torch.optim.AdamW(judge.parameters(), lr=lr / 2, betas=(0.5, 0.9), weight_decay=1e-4)
     run = Run(
@@ -114,26 +125,26 @@ def train_tokenizer(
     warm, revive_until, gan_from = (int(part * steps) for part in (WARM_PART, REVIVE_PART, GAN_PART))
 
     def step(i: int, indices: Tensor) -> dict[str, Tensor]:
-        x = to_float(images[indices]).expand(-1, config.channels, -1, -1)
+        x = to_float(images[ranks.mine(indices)].to(device)).expand(-1, config.channels, -1, -1)
         target = x * 2 - 1
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(x.device.type, torch.bfloat16):
             f = vae.latent(x)
         f = f.float()
         quantized = vae.quantize.quantize(f)
         perplexity = usage.update(torch.cat([ids.flatten() for ids in quantized.ids]))
         z = f if i < warm else f + (quantized.sums[-1] - f).detach()
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(x.device.type, torch.bfloat16):
             output = vae.decode_raw(z).float()
         pixel, vq = image_loss(output, target), vq_loss(quantized, f)
         loss = pixel if i < warm else pixel + vq
         if i >= gan_from:
-            loss = loss + adversarial_loss(judge, output, pixel, vae.decoder.conv_out.weight, GAN_WEIGHT)
+            loss = loss + adversarial_loss(judge, output, pixel, vae.decoder.conv_out.weight, GAN_WEIGHT, run.share)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        ranks.backward(loss, vae.parameters(), run.share)
         nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
         optimizer.step()
         if i >= gan_from:
-            train_judge(judge, judge_optimizer, target, output.detach())
+            train_judge(judge, judge_optimizer, target, output.detach(), run.share)
         if warm <= i < revive_until and (i - warm) % REVIVE_EVERY == 0:
             usage.revive(codebook.data, quantized)
         return {"pixel": pixel.detach(), "vq": vq.detach(), "perplexity": perplexity}

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from varfast.builtin.data import load_split, to_float
+from varfast.builtin.training import ranks
 from varfast.builtin.training.loop import Run, fingerprint, seeded
 from varfast.models.var import VAR, VARConfig
 from varfast.models.vqvae import VQVAE
@@ -26,10 +27,16 @@ def builtin_config(vae: VQVAE) -> VARConfig:
 
 @torch.no_grad()
 def tokenize(vae: VQVAE, images: Tensor, batch: int = 500) -> list[Tensor]:
-    """Token ids of uint8 images (N, 1, H, W): per scale an int16 or int32 tensor (N, L)."""
+    """Token ids of uint8 images (N, 1, H, W): per scale an int16 or int32 CPU tensor (N, L)."""
     dtype = torch.int16 if vae.config.vocab_size <= 2**15 else torch.int32
-    chunks = [vae.encode(to_float(x).expand(-1, vae.config.channels, -1, -1)) for x in images.split(batch)]
-    return [torch.cat([chunk[k].to(dtype) for chunk in chunks]) for k in range(len(vae.config.grids))]
+    device = vae.quantize.embedding.weight.device
+
+    def encoded(x: Tensor) -> list[Tensor]:
+        maps = vae.encode(to_float(x.to(device)).expand(-1, vae.config.channels, -1, -1))
+        return [scale.to(dtype).cpu() for scale in maps]
+
+    chunks = ranks.gathered([encoded(x) for x in ranks.shared(images.split(batch))])
+    return [torch.cat([chunk[k] for chunk in chunks]) for k in range(len(vae.config.grids))]
 
 
 def init_weights(model: VAR) -> None:
@@ -92,6 +99,7 @@ def train_transformer(
     resume: bool = True,
     save_every: int = 50,
     limit: int | None = None,
+    device: torch.device | str = "cpu",
 ) -> Run:
     """Train on the training split's tokens; `run.averages["var"]` is the result.
 
@@ -99,11 +107,12 @@ def train_transformer(
     """
     data = load_split("train", data_dir)
     labels = data.labels[:limit]
-    vae = vae.eval().requires_grad_(False)
+    vae = vae.eval().requires_grad_(False).to(device)
     ids = tokenize(vae, data.images[:limit])
     with seeded(seed):
         model = VAR(config or builtin_config(vae), vae).train()
         init_weights(model)
+    model.to(device)
     optimizers = make_optimizers(model, lr)
     run = Run(
         "transformer",
@@ -119,16 +128,17 @@ def train_transformer(
     )
 
     def step(_: int, indices: Tensor) -> dict[str, Tensor]:
-        batch = [scale[indices].long() for scale in ids]
+        dropped = ranks.mine(torch.rand(len(indices), dtype=torch.float32, device="cpu") < LABEL_DROPOUT)
+        indices = ranks.mine(indices)
+        batch = [scale[indices].long().to(device) for scale in ids]
         inputs = vae.quantize.unroll(batch)[0]
-        dropped = torch.rand(len(indices), dtype=torch.float32, device="cpu") < LABEL_DROPOUT
-        label = labels[indices].masked_fill(dropped, model.num_classes)
-        with torch.autocast("cpu", torch.bfloat16):
+        label = labels[indices].masked_fill(dropped, model.num_classes).to(device)
+        with torch.autocast(label.device.type, torch.bfloat16):
             logits = model(label, inputs)
         loss = F.cross_entropy(logits.flatten(0, 1).float(), torch.cat(batch, dim=1).flatten())
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        ranks.backward(loss, model.parameters(), run.share)
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:
             optimizer.step()
