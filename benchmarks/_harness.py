@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from varfast._files import atomic_write
+from varfast.files import atomic_write
 
 RESULTS = Path(__file__).parent / "results"
 OURS = "varfast"
@@ -95,13 +95,13 @@ def machine() -> dict[str, str]:
             line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")
         ]
         cpu = names[0] if names else cpu
-    from varfast import _info
+    from varfast.cli.info import facts
 
     return {
         "cpu": cpu,
         "cores": str(os.cpu_count()),
         "threads": str(torch.get_num_threads()),
-        "simd": _info.simd_level(),
+        "simd": facts()["simd"]["level"],
         "torch": torch.__version__,
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
     }

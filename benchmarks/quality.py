@@ -16,11 +16,10 @@ import matplotlib
 import typer
 
 from varfast import DiverseVAR, Sampler, VARScaling
-from varfast._console import progress
 from varfast.builtin.judge import Judge
-from varfast.cli import _models
+from varfast.console import progress
 from varfast.evaluation.report import Experiment, Report, Setting
-from varfast.models import load
+from varfast.models import load, weights_sha256
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -44,7 +43,7 @@ def measure(
     """Draws and judges what is not yet in the folder."""
     work.mkdir(parents=True, exist_ok=True)
     model = load()
-    weights = _models.weights_sha256("builtin", None, False)
+    weights = weights_sha256()
     experiment = Experiment(model, weights, work, images=images, batch=50, judge=Judge())
     rows = [
         Setting(name, f"cfg=1; {guidance!r}", partial(Sampler, guidance=guidance, cfg=1.0))

@@ -20,9 +20,9 @@ from PIL import Image
 from tiny import tiny_var
 
 from varfast import Sampler, _library, cli, ops
-from varfast._files import file_sha256
 from varfast.builtin import classifier
 from varfast.builtin.training import export_builtin, export_classifier, loop, train_classifier
+from varfast.files import file_sha256
 from varfast.metrics import inception
 
 Run = Callable[..., tuple[int, str]]

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from varfast._files import atomic_write
+from varfast.files import atomic_write
 
 WRITER = """
 import os, sys
 from pathlib import Path
 os.getpid = lambda: 7  # two containers with one volume
-from varfast._files import atomic_write
+from varfast.files import atomic_write
 for _ in range(200):
     atomic_write(Path(sys.argv[1]), lambda path: path.write_text(sys.argv[2] * 50_000))
 """

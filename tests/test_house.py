@@ -4,31 +4,74 @@ from __future__ import annotations
 
 import ast
 import re
-import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
+from modules import MODULES, ROOT, back_doors, circles, imports, private_names, tracked
 
 import varfast
-from varfast import _env, ops
+from varfast import _env, _extras, ops
 
-ROOT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.source_tree
 
-# What a room may import from varfast besides itself and modules that start with an underscore.
-MAY_IMPORT = {
-    "ops": {"checks", "reference", "triton_kernels"},
+# What a module or room may import from varfast besides its own room, by room or by module; the longest name that fits
+# a module counts. Below come only names that stand above: a module that would need a later one belongs further down.
+MAY_IMPORT: dict[str, set[str]] = {
+    "_env": set(),
+    "_extras": set(),
+    "_autograd": set(),
+    "checks": set(),
+    "files": set(),
+    "pixels": set(),
+    "protocol": set(),
+    "console": {"_extras"},
+    "_processes": set(),
+    "_png": {"_extras", "pixels"},
     "reference": set(),
     "triton_kernels": {"reference"},
-    "sampler": {"checks", "guidance", "ops", "protocol", "reference"},
+    "_library": {"_env", "_info", "triton_kernels"},
+    "ops": {"_autograd", "_library", "checks", "reference"},
     "guidance": {"checks", "ops", "protocol"},
-    "models": {"protocol"},
+    "sampler": {"checks", "guidance", "ops", "protocol"},
+    "sampler._cost": {"protocol"},
+    "sampler._draws": {"ops", "protocol", "reference.philox"},
+    "calibration": {"guidance", "protocol", "sampler"},
+    "models": {"_extras", "files", "protocol"},
     "hosts": {"checks", "guidance", "models", "protocol", "sampler"},
     "metrics": set(),
-    "builtin": {"metrics", "models", "sampler"},
-    "generation": {"sampler"},
-    "evaluation": {"Sampler", "builtin", "metrics", "models", "protocol"},
+    "metrics.inception": {"_extras", "files"},
+    "builtin": {"_env", "_extras", "files", "metrics", "pixels"},
+    "builtin.names": set(),
+    "builtin.training": {"_extras", "_processes", "console", "files", "models", "pixels", "sampler"},
+    "generation": {"_extras", "_png", "_processes", "console", "files", "sampler"},
+    "generation.layouts": set(),
+    "evaluation": {"builtin", "files", "metrics", "models", "pixels", "protocol", "sampler"},
+    "cli": {
+        "_env", "_extras", "_info", "_library", "_png", "_processes", "builtin", "checks", "console", "evaluation",
+        "files", "generation", "guidance", "metrics", "models", "ops", "pixels", "protocol", "sampler",
+    },
+    "__main__": {"_extras", "cli"},
+}  # fmt: skip
+# Private modules that tests go to, because what they hold shows nowhere else, or only with much around it.
+PROBED = {
+    "aot.py": {"triton_kernels._exact"},
+    "cases.py": {"_info"},
+    "conftest.py": {"_info"},
+    "test_absent.py": {"_extras"},
+    "test_arguments.py": {"cli._methods"},
+    "test_cli.py": {"_library"},
+    "test_controls.py": {"cli._controls", "cli._methods"},
+    "test_generate.py": {"generation._folder"},
+    "test_guidance.py": {"sampler._draws"},
+    "test_house.py": {"_env", "_extras"},
+    "test_lookalikes.py": {"hosts._patched"},
+    "test_sample.py": {"_info"},
+    "test_sample_edges.py": {"_info"},
+    "test_sampler.py": {"sampler._cost"},
+    "test_shell.py": {"cli._models", "cli._options"},
+    "test_triton_guide.py": {"triton_kernels._prior"},
 }
 LIMITS = {
     "csrc/*/*": 400,
@@ -37,11 +80,6 @@ LIMITS = {
     "tests/*.py": 400,
     "benchmarks/*.py": 300,
 }
-
-
-def tracked(pattern: str = "*") -> list[Path]:
-    listed = subprocess.run(["git", "ls-files", pattern], cwd=ROOT, capture_output=True, text=True, check=True)
-    return [ROOT / line for line in listed.stdout.splitlines() if (ROOT / line).is_file()]
 
 
 @pytest.mark.parametrize("op", ops.__all__)
@@ -71,25 +109,57 @@ def test_every_op_is_documented_in_full() -> None:
         assert text and all(f"\n    {part}:" in text for part in ("Args", "Returns", "Raises", "Notes")), name
 
 
-def imports(path: Path) -> set[str]:
-    """Rooms of varfast that a file imports."""
-    rooms = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        names = []
-        if isinstance(node, ast.ImportFrom) and node.module:
-            whole = node.module == "varfast"
-            names = [f"varfast.{alias.name}" for alias in node.names] if whole else [node.module]
-        elif isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        rooms |= {name.split(".")[1] for name in names if name.startswith("varfast.")}
-    return {room for room in rooms if not room.startswith("_")}
+EDGES = {name: imports(path.read_text()) for name, path in MODULES.items() if name != "varfast"}
 
 
-@pytest.mark.parametrize("room", MAY_IMPORT)
-def test_a_room_imports_only_what_it_may(room: str) -> None:
-    folder = "triton_kernels" if room == "triton_kernels" else f"varfast/{room}"
-    for path in tracked(f"{folder}/*.py"):
-        assert imports(path) <= MAY_IMPORT[room] | {room}, path.relative_to(ROOT)
+def covers(allowed: str, name: str) -> bool:
+    return f"{name}.".startswith(f"varfast.{allowed}.")
+
+
+@pytest.mark.parametrize("name", EDGES)
+def test_a_module_imports_only_what_it_may(name: str) -> None:
+    rows = [row for row in MAY_IMPORT if covers(row, name)]
+    assert rows, f"{name} has no row in MAY_IMPORT"
+    row = max(rows, key=len)
+    own = name.split(".")[1]
+    wrong = {to for to in EDGES[name] if not any(covers(allowed, to) for allowed in MAY_IMPORT[row] | {own})}
+    assert not wrong
+    unknown = {to for to in EDGES[name] if to not in MODULES and to != "varfast._info"}
+    assert not unknown
+
+
+def test_the_table_of_rooms_is_in_order_and_in_use() -> None:
+    seen = {"_info"}
+    for row, allowed in MAY_IMPORT.items():
+        assert {name.split(".")[0] for name in allowed} <= seen | {row.split(".")[0]}, row
+        seen.add(row)
+        users = [name for name in EDGES if max((r for r in MAY_IMPORT if covers(r, name)), key=len) == row]
+        used = {name for name in allowed for user in users for to in EDGES[user] if covers(name, to)}
+        assert used == allowed, row
+
+
+def test_no_module_imports_itself_by_a_detour() -> None:
+    """What a function imports, or a name made of a string, counts as what stands at the top."""
+    text = "def f():\n    from varfast import Sampler\n    importlib.import_module(f'varfast.hosts.{name}')"
+    assert {"varfast.sampler", "varfast.hosts.var"} <= imports(text)
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}, "e": {"e"}}) == [["a", "b", "c"], ["e"]]
+    assert circles(EDGES) == []
+
+
+def test_an_underscored_module_is_private_to_the_folder_it_lies_in() -> None:
+    """At the top that folder is the whole package: no benchmark goes there, and no test but for a reason."""
+    assert back_doors("varfast.guidance.ssg", "from varfast.ops import _rows") == {"varfast.ops._rows"}
+    assert not back_doors("varfast.ops.sample", "from varfast.ops import _rows\nfrom varfast import _env")
+    files = [path for room in ("tests", "benchmarks", ".ci") for path in tracked(f"{room}/*.py")]
+    assert {name: doors for name, path in MODULES.items() if (doors := back_doors(name, path.read_text()))} == {}
+    outside = {path.name: doors for path in files if (doors := back_doors(path.stem, path.read_text()))}
+    assert outside == {name: {f"varfast.{module}" for module in modules} for name, modules in PROBED.items()}
+
+
+def test_no_underscored_function_or_class_is_taken_from_another_module() -> None:
+    assert private_names("from varfast.ops.guide import _fake") == {"varfast.ops.guide._fake"}
+    paths = [*MODULES.values(), *tracked("benchmarks/*.py")]
+    assert not {path.name: names for path in paths if (names := private_names(path.read_text()))}
 
 
 def test_native_code_knows_no_python_and_mathematics_no_torch() -> None:
@@ -167,19 +237,58 @@ def test_the_package_reads_its_variables_through_the_table() -> None:
         assert not re.search(r"environ[^\n]*VARFAST|getenv", path.read_text()), path.relative_to(ROOT)
 
 
-def test_the_package_depends_on_what_it_imports() -> None:
-    found = set()
-    for path in [*tracked("varfast/*.py"), *tracked("triton_kernels/*.py")]:
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.ImportFrom) and node.module:
-                found.add(node.module)
-            elif isinstance(node, ast.Import):
-                found |= {alias.name for alias in node.names}
-    found = {name.split(".")[0] for name in found} - set(sys.stdlib_module_names) - {"varfast"}
-    text = (ROOT / "pyproject.toml").read_text()
-    needed = re.findall(r"[\w-]+", re.search(r"^dependencies = \[(.*?)^\]", text, re.M | re.S)[1])  # type: ignore[index]
-    needed = {"PIL" if name == "pillow" else name for name in needed if name[0].isalpha()}
-    assert needed <= found <= needed | {"triton", "huggingface_hub", "torch_fidelity", "webdataset"}
+def packages_in(nodes: Iterable[ast.AST]) -> set[str]:
+    """Packages of others that import statements name."""
+    found: set[str] = set()
+    for node in nodes:
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return {name.split(".")[0] for name in found} - set(sys.stdlib_module_names) - {"varfast"}
+
+
+def unguarded_packages(text: str) -> tuple[set[str], dict[str, set[str]]]:
+    """What a source text imports at large; and by extra, what it imports within `with needs(extra, ...)`."""
+    tree, guarded = ast.parse(text), dict[str, set[str]]()
+    inside: set[ast.AST] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.With) and (call := re.match(r"needs\('(\w+)', ", ast.unparse(node.items[0]))):
+            guarded.setdefault(call[1], set()).update(packages_in(ast.walk(node)))
+            inside |= set(ast.walk(node))
+        elif isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            inside |= set(ast.walk(node))
+    return packages_in(node for node in ast.walk(tree) if node not in inside), guarded
+
+
+def test_the_package_depends_on_torch_and_names_the_extra_of_all_else() -> None:
+    assert unguarded_packages("import numpy")[0] == {"numpy"}
+    used: dict[str, set[str]] = {}
+    for path in tracked("varfast/*.py"):
+        free, guarded = unguarded_packages(path.read_text())
+        # Whatever stands in varfast.cli is imported after its __init__, which asks for typer.
+        behind = {"typer"} if path.parent.name == "cli" and path.name != "__init__.py" else set()
+        assert free <= {"torch"} | behind, path.relative_to(ROOT)
+        for extra, packages in guarded.items():
+            used[extra] = used.get(extra, set()) | packages
+    assert all(packages <= set(_extras.EXTRAS[extra]) for extra, packages in used.items())
+
+
+def test_the_extras_bring_what_their_table_says() -> None:
+    listed = dict(re.findall(r"^(\w+) = \[(.*)\]$", (ROOT / "pyproject.toml").read_text(), re.M))
+    assert re.findall(r"[\w-]+", listed["dependencies"])[0] == "torch" and "," not in listed["dependencies"]
+
+    def brought(extra: str) -> set[str]:
+        names: set[str] = set()
+        for text in re.findall(r'"([^"]+)"', listed[extra]):
+            if inner := re.fullmatch(r"varfast\[(.*)\]", text):
+                names |= {name for other in inner[1].split(",") for name in brought(other)}
+            else:
+                names.add(re.split(r"[^\w-]", text)[0].replace("-", "_").replace("pillow", "PIL"))
+        return names
+
+    assert {extra: brought(extra) for extra in _extras.EXTRAS} == {k: set(v) for k, v in _extras.EXTRAS.items()}
+    assert brought("all") == set().union(*_extras.EXTRAS.values(), {"triton"})
 
 
 def test_triton_launches_where_the_tensors_are() -> None:

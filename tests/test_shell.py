@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from tiny import tiny_var
 
 import varfast
-from varfast import _console, cli, models, ops
+from varfast import cli, console, models, ops
 from varfast.builtin.data import find_folder, read_idx
 from varfast.builtin.training import export_builtin
 from varfast.cli import _options
@@ -134,8 +134,8 @@ def test_ascii_where_stdout_takes_no_more(monkeypatch: pytest.MonkeyPatch) -> No
     for encoding, want in (("ascii", "0.1 +/- 0.2"), ("utf-8", "0.1 ± 0.2")):
         stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
         monkeypatch.setattr(sys, "stdout", stream)
-        _console.forgive_streams()
-        _console.print_table(["method", "fd\n↓"], [["plain [/x]\ncfg", "0.1\n± 0.2"], ["caf\udce9 \u4e2d", "1"]])
+        console.forgive_streams()
+        console.print_table(["method", "fd\n↓"], [["plain [/x]\ncfg", "0.1\n± 0.2"], ["caf\udce9 \u4e2d", "1"]])
         stream.flush()
         text = stream.buffer.getvalue().decode(encoding)  # type: ignore[attr-defined]
         head, first, second = text.splitlines()
@@ -145,7 +145,7 @@ def test_ascii_where_stdout_takes_no_more(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_a_table_is_written_whole_in_an_ascii_locale(tmp_path: Path) -> None:
     program = (
-        "import sys, types\nfrom pathlib import Path\nfrom varfast._console import forgive_streams\n"
+        "import sys, types\nfrom pathlib import Path\nfrom varfast.console import forgive_streams\n"
         "from varfast.evaluation.report import Report\nforgive_streams()\n"
         "judge = types.SimpleNamespace(metrics={'fd': False})\n"
         f"report = Report(types.SimpleNamespace(judge=judge, facts={{}}, folder=Path({str(tmp_path)!r})), None)\n"
@@ -191,7 +191,7 @@ def test_nothing_is_written_in_the_locale_s_encoding_and_one_module_goes_to_rich
             imported = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             imported += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             rich = any(name.split(".")[0] == "rich" for name in imported)
-            if rich and path.name != "_console.py" and node not in typing_only:
+            if rich and path.name != "console.py" and node not in typing_only:
                 wrong.append(f"{path.name}: {ast.unparse(node)}")
     assert not wrong
 
@@ -240,7 +240,7 @@ def test_errors_speak_of_options(run: Callable, tmp_path: Path, monkeypatch: pyt
         assert code == 1 and "error: --out: taken is a file" in err, err
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     code, _, err = run("sample", "--model", "var-d16", "--download")
-    assert code == 1 and "pip install varfast[hub]" in err
+    assert code == 1 and "needs huggingface_hub, which is not installed: pip install 'varfast[hub]'" in err
     # Whatever the library says of an argument that an option stands for.
     with pytest.raises(FileNotFoundError, match="--data"):
         find_folder(tmp_path)

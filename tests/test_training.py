@@ -16,9 +16,8 @@ import torch
 from torch import nn
 
 from varfast import models
-from varfast._files import atomic_write, file_sha256
 from varfast.builtin.classifier import Classifier, embed, load_classifier
-from varfast.builtin.data import find_folder, load_split, to_float
+from varfast.builtin.data import find_folder, load_split
 from varfast.builtin.training import (
     export_builtin,
     export_classifier,
@@ -30,7 +29,9 @@ from varfast.builtin.training import (
 )
 from varfast.builtin.training.loop import Run, batch_indices, lr_scale
 from varfast.builtin.training.tokenizer import Usage
+from varfast.files import atomic_write, file_sha256
 from varfast.models import VQVAE, VARConfig, VQVAEConfig
+from varfast.pixels import to_float
 
 VAE = VQVAEConfig(((1, 1), (2, 2), (8, 8)), 16, 4, channels=1, ch=8, ch_mult=(1, 1, 2), num_res_blocks=1, groups=4)
 VAR = VARConfig(VAE.grids, 16, 4, 10, depth=1, width=16, heads=2)

@@ -13,13 +13,16 @@ if TYPE_CHECKING:
     from varfast import builtin as builtin
     from varfast import calibration as calibration
     from varfast import checks as checks
+    from varfast import console as console
     from varfast import evaluation as evaluation
+    from varfast import files as files
     from varfast import generation as generation
     from varfast import guidance as guidance
     from varfast import hosts as hosts
     from varfast import metrics as metrics
     from varfast import models as models
     from varfast import ops
+    from varfast import pixels as pixels
     from varfast import protocol as protocol
     from varfast import reference as reference
     from varfast import sampler as sampler
@@ -58,8 +61,8 @@ _HOMES = {
     "wrap": "hosts",
 }
 _MODULES = (
-    "builtin", "calibration", "checks", "evaluation", "generation", "guidance", "hosts", "metrics", "models", "ops",
-    "protocol", "reference", "sampler",
+    "builtin", "calibration", "checks", "console", "evaluation", "files", "generation", "guidance", "hosts", "metrics",
+    "models", "ops", "pixels", "protocol", "reference", "sampler",
 )  # fmt: skip
 
 

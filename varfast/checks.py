@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx.experimental.symbolic_shapes import has_static_value
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 INTEGERS: Any = (int, torch.SymInt)  # under torch.export a size is symbolic
@@ -101,7 +100,12 @@ def varying(value: float, device: torch.device) -> Tensor | None:
     As an operator's argument such a number is baked into the graph: one graph a value, and in torch 2.13's inductor a
     stale value where the same number is used elsewhere too. A product reaches the graph as arithmetic on tensors.
     """
-    if not torch.compiler.is_compiling() or has_static_value(value):
+    if not torch.compiler.is_compiling():
+        return None
+    # It brings sympy, which takes as long as half of torch; who compiles has it already.
+    from torch.fx.experimental.symbolic_shapes import has_static_value
+
+    if has_static_value(value):
         return None
     return torch.ones((), dtype=torch.float64, device=device) * value
 

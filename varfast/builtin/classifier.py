@@ -7,12 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from varfast._files import peek
-from varfast.builtin.data import to_float
+from varfast._extras import needs
+from varfast.files import peek
+from varfast.pixels import to_float
+
+with needs("models", "the classifier's file"):
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
 from varfast.builtin.names import CANVAS
 
 WEIGHTS = Path(__file__).resolve().parent / "weights" / "classifier.safetensors"

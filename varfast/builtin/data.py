@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import gzip
+import math
 import os
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 
 from varfast import _env
-from varfast._files import file_sha256
 from varfast.builtin.names import CANVAS
+from varfast.files import file_sha256
 
 _DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 _PREFIX = {"train": "train", "test": "t10k"}
@@ -30,11 +30,6 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.labels)
-
-
-def to_float(images: torch.Tensor) -> torch.Tensor:
-    """uint8 images in 0..255 to float32 in [0, 1], any shape."""
-    return images.float().div_(255)
 
 
 def find_folder(folder: str | os.PathLike[str] | None = None) -> Path:
@@ -70,14 +65,14 @@ def load_split(split: str, folder: str | os.PathLike[str] | None = None) -> Spli
     images = read_idx(path / f"{prefix}-images-idx3-ubyte.gz")
     labels = read_idx(path / f"{prefix}-labels-idx1-ubyte.gz")
     if images.ndim != 3 or images.shape[1:] != (28, 28) or labels.shape != images.shape[:1]:
-        raise ValueError(f"{path}: got images {images.shape} and labels {labels.shape}, needs (N, 28, 28) and (N,)")
+        got = f"images {tuple(images.shape)} and labels {tuple(labels.shape)}"
+        raise ValueError(f"{path}: got {got}, needs (N, 28, 28) and (N,)")
     pad = (CANVAS - 28) // 2
-    canvas = F.pad(torch.from_numpy(images), (pad, pad, pad, pad))[:, None]
-    return Split(canvas, torch.from_numpy(labels.astype(np.int64)))
+    return Split(F.pad(images, (pad, pad, pad, pad))[:, None], labels.to(torch.int64))
 
 
-def read_idx(path: Path) -> np.ndarray:
-    """The uint8 array in a gzipped IDX file (http://yann.lecun.com/exdb/mnist); ValueError if it is damaged."""
+def read_idx(path: Path) -> torch.Tensor:
+    """The uint8 tensor in a gzipped IDX file (http://yann.lecun.com/exdb/mnist); ValueError if it is damaged."""
     try:
         with gzip.open(path, "rb") as file:
             raw = file.read()
@@ -88,8 +83,8 @@ def read_idx(path: Path) -> np.ndarray:
     ndim = raw[3]
     if len(raw) < 4 + 4 * ndim:
         raise ValueError(f"{path}: got {len(raw)} bytes, needs {4 + 4 * ndim} for the sizes of {ndim} axes")
-    shape = tuple(int(n) for n in np.frombuffer(raw, dtype=">u4", count=ndim, offset=4))
     start = 4 + 4 * ndim
-    if len(raw) - start != int(np.prod(shape)):
-        raise ValueError(f"{path}: got {len(raw) - start} bytes of data, needs {int(np.prod(shape))} for {shape}")
-    return np.frombuffer(raw, dtype=np.uint8, offset=start).reshape(shape).copy()
+    shape = tuple(int.from_bytes(raw[at : at + 4], "big") for at in range(4, start, 4))
+    if len(raw) - start != math.prod(shape):
+        raise ValueError(f"{path}: got {len(raw) - start} bytes of data, needs {math.prod(shape)} for {shape}")
+    return torch.frombuffer(bytearray(raw), dtype=torch.uint8)[start:].reshape(shape)

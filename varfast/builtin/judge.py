@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from varfast._files import file_sha256
 from varfast.builtin import classifier
 from varfast.builtin.data import Split, data_sha256, load_split
 from varfast.builtin.names import CLASSES
+from varfast.files import file_sha256
 from varfast.metrics.frechet import frechet_distance
 from varfast.metrics.prdc import prdc, radii
 

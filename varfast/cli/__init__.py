@@ -9,10 +9,13 @@ from __future__ import annotations
 import sys
 from typing import Annotated
 
-import typer
-
 from varfast import __version__
-from varfast._console import forgive_streams
+from varfast._extras import needs
+from varfast.console import forgive_streams
+
+with needs("cli", "the command line"):
+    import typer
+
 from varfast.cli import _shell, compare, evaluate, info, sample, train
 
 app = typer.Typer(

@@ -10,11 +10,10 @@ import torch
 import typer
 
 from varfast import Sampler
-from varfast._files import file_sha256
 from varfast._processes import local_rank, under_torchrun
 from varfast.builtin.names import CANVAS, CLASSES
 from varfast.cli import _methods, _shell
-from varfast.models import FASHION_MNIST, HUB, HUB_VAE, HUB_VARS, VAR, files, load
+from varfast.models import FASHION_MNIST, HUB, HUB_VAE, HUB_VARS, VAR, load
 
 # Options that stand for arguments of `load`, or say that none does; and of `Sampler`.
 WORDS = {
@@ -67,13 +66,6 @@ def make_sampler(method: _methods.Method, model: VAR, **given: Any) -> Sampler:
         raise typer.BadParameter(f"--method {str(method)!r}: {error}") from error
     with _shell.options(SAMPLING):
         return method.sampler(model, **given)
-
-
-def weights_sha256(model: str, vae: Path | None, download: bool) -> dict[str, str]:
-    """What tells the weights that the options name from all others, to be kept with results."""
-    file, own_vae = files(model, download)
-    used = {"model_sha256": file, "vae_sha256": vae or own_vae}
-    return {name: file_sha256(Path(path)) for name, path in used.items() if path is not None}
 
 
 def draws_clothes(model: VAR) -> bool:

@@ -7,11 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from varfast._files import atomic_write
-from varfast._pixels import png, to_pixels
+from varfast._extras import needs
+from varfast._png import png, to_pixels
+from varfast.files import atomic_write
+
+with needs("cli", "pictures"):
+    from PIL import Image, ImageDraw, ImageFont
 
 INK, FAINT, PAPER = (24, 26, 32), (120, 124, 134), (255, 255, 255)
 TILE = 64  # shortest side that a tile is enlarged to

@@ -7,8 +7,6 @@ from typing import Annotated
 
 import typer
 
-from varfast._console import progress
-from varfast._files import writable_folder
 from varfast.cli import _shell
 from varfast.cli._options import (
     CfgOption,
@@ -22,6 +20,8 @@ from varfast.cli._options import (
     VaeOption,
     check_last_seed,
 )
+from varfast.console import progress
+from varfast.files import writable_folder
 
 DEFAULT = ("plain", "ssg", "var_scaling", "diverse_var", "ssg + var_scaling + diverse_var")
 

@@ -8,8 +8,6 @@ from typing import Annotated
 
 import typer
 
-from varfast._console import print_table, progress
-from varfast._files import writable_folder
 from varfast.cli import _shell
 from varfast.cli._options import (
     BatchOption,
@@ -22,6 +20,8 @@ from varfast.cli._options import (
     ModelOption,
     VaeOption,
 )
+from varfast.console import print_table, progress
+from varfast.files import writable_folder
 
 DEFAULT = ("plain", "ssg", "var_scaling", "diverse_var", "ssg + var_scaling + diverse_var")
 CONTROLLED = ("ssg",)  # of DEFAULT; of the methods that somebody names, every one
@@ -60,6 +60,7 @@ def evaluate(
     from varfast.cli import _controls, _methods, _models
     from varfast.evaluation.report import Experiment, Report, Setting
     from varfast.metrics.inception import InceptionJudge, load_network
+    from varfast.models import weights_sha256
 
     loaded = _models.load_model(model, vae, download, device, dtype)
     clothes = _models.draws_clothes(loaded)
@@ -84,7 +85,7 @@ def evaluate(
         folder = writable_folder(out)
     with _shell.options({"reference": "--reference"}):
         judge = Judge(data) if reference is None else InceptionJudge(reference, load_network(inception, device), batch)
-    weights = _models.weights_sha256(model, vae, download)
+    weights = weights_sha256(model, vae, download)
     experiment = Experiment(loaded, weights, folder, images=images, batch=batch, judge=judge)
     rest = "" if dtype == "float32" else f"; {dtype}"
     settings = [Setting(m.title, f"cfg={cfg:g}; {m}{rest}", partial(m.sampler, cfg=cfg)) for m in methods]

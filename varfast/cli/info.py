@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from varfast import _env
-from varfast._console import print_table
+from varfast.console import print_table
 
 DEVICES = {"cpu": "CPU", "gpu": "NVIDIA and AMD GPUs", "other": "any other device"}
 

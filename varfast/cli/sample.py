@@ -82,6 +82,7 @@ def sample(
     from varfast._processes import is_first
     from varfast.cli import _methods, _models
     from varfast.generation import generate
+    from varfast.models import weights_sha256
 
     check_last_seed(seed, count)
     formats = _words("--format", format, FORMATS)
@@ -91,7 +92,7 @@ def sample(
     parsed = _methods.parse(method, presets=_models.presets(loaded))
     names = _models.class_names(loaded)
     labels = list(dict.fromkeys(_models.parse_classes(classes, names, default=10)))
-    settings: dict[str, Any] = {"model": model, **_models.weights_sha256(model, vae, download)}
+    settings: dict[str, Any] = {"model": model, **weights_sha256(model, vae, download)}
     filters = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
     settings |= {"dtype": dtype, "device": device.partition(":")[0], "method": str(parsed), "cfg": cfg, **filters}
     sampler = _models.make_sampler(parsed, loaded, cfg=cfg, **filters)
@@ -137,9 +138,10 @@ def _overview(names: list[str], seed: int, count: int, title: str) -> Any:
     """The grid: a row per class, ten by ten at most where there are more images than a hundred."""
     import torch
 
-    from varfast._pixels import png
+    from varfast._png import png
     from varfast.cli import _picture
     from varfast.generation import Overview
+    from varfast.pixels import to_float
 
     rows, columns = len(names), count
     if rows * columns > SHOWN:
@@ -147,7 +149,7 @@ def _overview(names: list[str], seed: int, count: int, title: str) -> Any:
         rows = min(rows, SHOWN // columns)
 
     def make(pixels: np.ndarray) -> bytes:
-        images = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
+        images = to_float(torch.from_numpy(pixels).permute(0, 3, 1, 2))
         seeds = f"seeds {seed} to {seed + columns - 1}"
         made = [_picture.Row(n, seeds, part) for n, part in zip(names[:rows], images.split(columns), strict=True)]
         return png(_picture.picture(made, [""], title=title))

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 import varfast
-from varfast._files import atomic_write
-from varfast.builtin.data import to_float
 from varfast.builtin.judge import Judge
 from varfast.evaluation.sharing import Sharing
+from varfast.files import atomic_write
 from varfast.metrics.inception import InceptionJudge
 from varfast.models import VAR
+from varfast.pixels import to_bytes, to_float
 from varfast.protocol import Model
 
 SEED_STRIDE = 1_000_000  # image i of paired seed s has seed s * SEED_STRIDE + i
@@ -182,8 +182,3 @@ class Report:
         folder = self.experiment.folder
         atomic_write(folder / "results.json", lambda path: path.write_text(data, encoding="utf-8"))
         atomic_write(folder / "table.md", lambda path: path.write_text(table, encoding="utf-8"))
-
-
-def to_bytes(images: Tensor) -> Tensor:
-    """[0, 1] to uint8: what a PNG would hold, and what real images are."""
-    return images.mul(255).round().to(torch.uint8)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 
-from varfast._console import progress
 from varfast._processes import World
+from varfast.console import progress
 
 LOG_EVERY = 30.0  # seconds between two lines where there is no terminal
 

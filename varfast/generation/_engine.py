@@ -12,21 +12,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from varfast import __version__
-from varfast._files import writable_folder
-from varfast._pixels import png, read_pixels, to_pixels
+from varfast._extras import needs
+from varfast._png import png, read_pixels, to_pixels
 from varfast._processes import POLL, World
+from varfast.files import writable_folder
 from varfast.generation import _formats
 from varfast.generation._bar import Bar
 from varfast.generation._describe import describe
 from varfast.generation._folder import Folder, Lock
 from varfast.generation._plan import BLOCK, NPZ, OVERVIEW, Plan
 from varfast.generation.layouts import Layout, numbered
+
+with needs("cli", "files of images"):
+    import numpy as np
+    from PIL import Image
 
 ENCODERS = 4  # threads that write PNG at most: 64 images of 256 x 256 take one of them 3 s
 

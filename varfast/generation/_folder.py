@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from varfast._files import atomic_write, file_sha256
+from varfast.files import atomic_write, file_sha256
 from varfast.generation._plan import OVERVIEW, WORK
 
 FILE = "settings.json"

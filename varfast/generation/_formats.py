@@ -8,18 +8,18 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
+from varfast._extras import needs
+from varfast._png import png
 
-from varfast._pixels import png
+with needs("cli", "files of images"):
+    import numpy as np
+    from PIL import Image
 
 
 def check_webdataset() -> Any:
     """The module; ImportError, saying how to get it, where it is not installed."""
-    try:
+    with needs("shards", "formats: webdataset"):
         import webdataset
-    except ImportError as error:
-        raise ImportError("formats: webdataset needs `pip install varfast[shards]`") from error
     return webdataset
 
 

@@ -19,7 +19,7 @@ from collections.abc import Iterable
 from typing import Any, TypeVar
 
 from varfast.checks import items
-from varfast.hosts import _patched
+from varfast.hosts import _patched, _settings
 from varfast.hosts.code import CoDe
 from varfast.protocol import PROTOCOL, Model
 from varfast.sampler.arguments import check_guidance, check_path, sampling_recipes
@@ -87,7 +87,7 @@ def patch(model: Object, guidance: Iterable[object] = (), **sampling: Any) -> Ob
         host.wrap(model)  # an unsupported variant is an error here, not at the first image
     unpatch(model)
     before = vars(model).pop(host.METHOD, None)
-    vars(model)[_patched.KEY] = _patched.Settings(guidance, sampling, before)
+    vars(model)[_settings.KEY] = _settings.Settings(guidance, sampling, before)
     object.__setattr__(model, "__class__", _patched.patched_class(base, host.__name__.rpartition(".")[2]))
     return model
 
@@ -98,7 +98,7 @@ def unpatch(model: Object) -> Object:
     method = _host_of(model).METHOD
     if _patched.is_patched(model):
         object.__setattr__(model, "__class__", _patched.own_class(model))
-        given = vars(model).pop(_patched.KEY, None)
+        given = vars(model).pop(_settings.KEY, None)
         if given is not None and given.before is not None:
             vars(model).setdefault(method, given.before)
     return model

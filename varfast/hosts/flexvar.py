@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from varfast.guidance import CFG
-from varfast.hosts._patched import settings
+from varfast.hosts._settings import settings
 from varfast.hosts.var import State, WrappedVAR, image_seeds, labels_of
 from varfast.protocol import Grid, Model
 from varfast.sampler import Sampler

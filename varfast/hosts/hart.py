@@ -21,7 +21,7 @@ from torch import Tensor
 from varfast.guidance import CFG
 from varfast.hosts import var
 from varfast.hosts._attention import Cache
-from varfast.hosts._patched import settings
+from varfast.hosts._settings import settings
 from varfast.hosts.var import WrappedVAR, image_seeds, run_blocks
 from varfast.protocol import BlockHook, Model, Recipe, Step
 from varfast.sampler import Sampler

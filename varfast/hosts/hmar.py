@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from varfast.hosts._patched import settings
+from varfast.hosts._settings import settings
 from varfast.hosts.var import State, WrappedVAR, image_seeds, labels_of
 from varfast.protocol import BlockHook, Model
 from varfast.sampler import Sampler

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from varfast.guidance import CFG
 from varfast.hosts._attention import Cache, run_block
-from varfast.hosts._patched import settings
+from varfast.hosts._settings import settings
 from varfast.hosts.var import image_seeds
 from varfast.protocol import BlockHook, Grid, Model
 from varfast.sampler import Sampler

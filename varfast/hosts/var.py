@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from varfast.checks import plain
 from varfast.hosts._attention import Cache, run_block
-from varfast.hosts._patched import settings
+from varfast.hosts._settings import settings
 from varfast.models.linear import apply
 from varfast.protocol import BlockHook, Grid, Model
 from varfast.sampler import Sampler

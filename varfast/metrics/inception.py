@@ -15,14 +15,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from varfast._files import peek
+from varfast._extras import needs
+from varfast.files import peek
 from varfast.metrics.frechet import Moments, frechet_of_moments, moments
 from varfast.metrics.prdc import prdc
+
+with needs("eval", "judging by Inception"):
+    import numpy as np
+    from PIL import Image
 
 METRICS = {
     "fid": False,
@@ -48,10 +51,8 @@ def load_network(weights: Path | None = None, device: torch.device | str = "cpu"
     file = Path(weights or Path(torch.hub.get_dir()) / "checkpoints" / WEIGHTS)
     if not file.exists():
         raise FileNotFoundError(f"no Inception weights at {file}: put {SOURCE} there, or give its path (--inception)")
-    try:
+    with needs("eval", "judging by Inception"):
         from torch_fidelity import FeatureExtractorInceptionV3
-    except ImportError as error:
-        raise ImportError("FID and Inception score need `pip install varfast[eval]`") from error
     # torch-fidelity would unpickle the file with whatever code it holds; a copy of its tensors alone is safe to read.
     tensors = io.BytesIO()
     torch.save(_load(file), tensors)

@@ -9,12 +9,14 @@ from pathlib import Path
 
 import torch
 
+from varfast._extras import needs
+from varfast.files import file_sha256
 from varfast.models import checkpoint
 from varfast.models.var import VAR, State, VARConfig
 from varfast.models.vqvae import VQVAE, VQVAEConfig
 from varfast.protocol import Grid
 
-__all__ = ["VAR", "VQVAE", "State", "VARConfig", "VQVAEConfig", "load"]
+__all__ = ["VAR", "VQVAE", "State", "VARConfig", "VQVAEConfig", "load", "weights_sha256"]
 
 BUILTIN = Path(__file__).resolve().parent.parent / "builtin" / "weights" / "builtin.safetensors"
 FASHION_MNIST = "fashion-mnist"  # the data set of the built-in model, as its files' metadata name it
@@ -94,6 +96,19 @@ def files(name_or_path: PathLike, download: bool = False) -> tuple[PathLike, Pat
     return BUILTIN, None
 
 
+def weights_sha256(
+    name_or_path: PathLike = "builtin", vae: PathLike | None = None, download: bool = False
+) -> dict[str, str]:
+    """What tells a model's weights from all others: the hashes of the files that `load` reads with these arguments.
+
+    Returns hex SHA-256 by name, "model_sha256" and "vae_sha256"; a model file that holds both has the first alone.
+    Raises as `load` for files that are not there.
+    """
+    file, own_vae = files(name_or_path, download)
+    used = {"model_sha256": file, "vae_sha256": vae or own_vae}
+    return {name: file_sha256(Path(path)) for name, path in used.items() if path is not None}
+
+
 @contextmanager
 def _naming(path: PathLike) -> Iterator[None]:
     """Puts the file's name before what is said of the file as a whole."""
@@ -127,10 +142,8 @@ def _from_hub(name: str, download: bool) -> tuple[str, str]:
             f"{name}: not in the package. Give download=True to fetch {HUB_VARS[name]} and {HUB_VAE} from "
             f"huggingface.co/{HUB}, or the paths of your copies: load('{HUB_VARS[name]}', vae='{HUB_VAE}')"
         )
-    try:
+    with needs("hub", f"{name}: downloading"):
         from huggingface_hub import hf_hub_download
-    except ImportError as error:
-        raise ImportError(f"{name}: downloading needs `pip install varfast[hub]`") from error
     try:
         return hf_hub_download(HUB, HUB_VARS[name]), hf_hub_download(HUB, HUB_VAE)
     except Exception as error:

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from varfast._files import peek
+from varfast._extras import needs
+from varfast.files import peek
 from varfast.models._unwrap import plain_names, state_dict
 from varfast.models.var import VARConfig
 from varfast.models.vqvae import VQVAEConfig
@@ -45,6 +45,8 @@ def read(path: str | os.PathLike[str]) -> tuple[Tensors, dict[str, str]]:
     file = Path(path)
     start = peek(file)
     if file.suffix == ".safetensors":
+        with needs("models", "a .safetensors file"):
+            from safetensors import SafetensorError, safe_open
         try:
             with safe_open(file, framework="pt") as handle:
                 tensors = {k: handle.get_tensor(k) for k in list(handle.keys())}

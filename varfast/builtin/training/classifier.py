@@ -9,9 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from varfast.builtin.classifier import Classifier
-from varfast.builtin.data import load_split, to_float
+from varfast.builtin.data import load_split
 from varfast.builtin.training import ranks
 from varfast.builtin.training.loop import Run, seeded
+from varfast.pixels import to_float
 
 
 def train_classifier(

@@ -14,13 +14,14 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
-from varfast.builtin.data import load_split, to_float
+from varfast.builtin.data import load_split
 from varfast.builtin.training import ranks
 from varfast.builtin.training.adversary import PatchDiscriminator, adversarial_loss, train_judge
 from varfast.builtin.training.loop import Run, fingerprint, seeded
 from varfast.builtin.training.tokenizer import image_loss
 from varfast.builtin.training.transformer import tokenize
 from varfast.models.var import VAR
+from varfast.pixels import to_float
 from varfast.sampler import Sampler
 
 GAN_WEIGHT = 0.8

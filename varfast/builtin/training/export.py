@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from varfast._files import atomic_write, writable_folder
+from varfast._extras import needs
 from varfast.builtin.classifier import Classifier
+from varfast.files import atomic_write, writable_folder
 from varfast.models import FASHION_MNIST
 from varfast.models.checkpoint import write_metadata
 from varfast.models.var import VAR
+
+with needs("cli", "training"):
+    from safetensors.torch import save_file
 
 
 def half(module: nn.Module, prefix: str = "") -> dict[str, Tensor]:

@@ -21,9 +21,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from varfast._console import progress
-from varfast._files import atomic_write, writable_folder
+from varfast._extras import needs
 from varfast.builtin.training import ranks
+from varfast.console import progress
+from varfast.files import atomic_write, writable_folder
+
+with needs("cli", "training"):
+    import numpy  # noqa: F401  a fingerprint reads tensors' bytes through it
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID

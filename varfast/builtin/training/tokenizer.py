@@ -13,12 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from varfast.builtin.data import load_split, to_float
+from varfast.builtin.data import load_split
 from varfast.builtin.training import ranks
 from varfast.builtin.training.adversary import PatchDiscriminator, adversarial_loss, train_judge
 from varfast.builtin.training.loop import Run, seeded
 from varfast.models.quantizer import Quantized
 from varfast.models.vqvae import VQVAE, VQVAEConfig
+from varfast.pixels import to_float
 
 BUILTIN_GRIDS = tuple((n, n) for n in (1, 2, 3, 4, 6, 8))
 BUILTIN = VQVAEConfig(

@@ -9,11 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from varfast.builtin.data import load_split, to_float
+from varfast.builtin.data import load_split
 from varfast.builtin.training import ranks
 from varfast.builtin.training.loop import Run, fingerprint, seeded
 from varfast.models.var import VAR, VARConfig
 from varfast.models.vqvae import VQVAE
+from varfast.pixels import to_float
 
 LABEL_DROPOUT = 0.1
 

@@ -1,20 +1,23 @@
-"""Images between tensors, arrays of bytes and PNG files."""
+"""Images between tensors, numpy's arrays and PNG files."""
 
 from __future__ import annotations
 
 import io
 from pathlib import Path
 
-import numpy as np
-import torch
-from PIL import Image
 from torch import Tensor
+
+from varfast._extras import needs
+from varfast.pixels import to_bytes
+
+with needs("cli", "PNG files"):
+    import numpy as np
+    from PIL import Image
 
 
 def to_pixels(images: Tensor) -> np.ndarray:
     """(N, channels, H, W) in [0, 1] to uint8 (N, H, W, 3)."""
-    pixels = images.clamp(0, 1).mul(255).round().to(torch.uint8).cpu()
-    return pixels.permute(0, 2, 3, 1).expand(-1, -1, -1, 3).contiguous().numpy()
+    return to_bytes(images).cpu().permute(0, 2, 3, 1).expand(-1, -1, -1, 3).contiguous().numpy()
 
 
 def png(image: Image.Image) -> bytes:

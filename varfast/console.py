@@ -13,6 +13,8 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from varfast._extras import needs
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
@@ -42,7 +44,8 @@ def forgive_streams() -> None:
 
 def console(*, stderr: bool = False) -> Console:
     """A console that prints text as it is."""
-    from rich.console import Console
+    with needs("cli", "text in a terminal"):
+        from rich.console import Console
 
     made = Console(stderr=stderr, markup=False, highlight=False, emoji=False)
     if not made.is_terminal:
@@ -52,7 +55,8 @@ def console(*, stderr: bool = False) -> Console:
 
 def progress(*fields: str, refresh_per_second: float = 10) -> Progress:
     """A progress bar on stderr, so that stdout carries results alone; `fields` of its tasks are shown at the end."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    with needs("cli", "a progress bar"):
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     texts = [TextColumn(f"{{task.fields[{name}]}}", markup=False) for name in fields]
     return Progress(
@@ -71,7 +75,8 @@ def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, title: s
 
     A cell may have several lines; without a terminal they are joined, so that a row is one line.
     """
-    from rich.table import Table
+    with needs("cli", "a table"):
+        from rich.table import Table
 
     out = console()
     encoding = out.encoding
