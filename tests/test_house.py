@@ -79,6 +79,7 @@ LIMITS = {
     "triton_kernels/*.py": 400,
     "tests/*.py": 400,
     "benchmarks/*.py": 300,
+    "examples/*.py": 300,
 }
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard, cast
 
 import torch
 from torch import Tensor, nn
@@ -195,19 +195,31 @@ def wrap(model: Any) -> Model:
     return WrappedVAR(model)
 
 
-def image_seeds(batch: int, g_seed: int | None) -> Tensor:
+def _is_several(g_seed: int | Sequence[int] | Tensor | None) -> TypeGuard[Sequence[int] | Tensor]:
+    """Whether it holds a seed for every image."""
+    return isinstance(g_seed, Sequence) or (isinstance(g_seed, Tensor) and g_seed.ndim > 0)
+
+
+def image_seeds(batch: int, g_seed: int | Sequence[int] | Tensor | None) -> Sequence[int] | Tensor:
     """(B,) seeds from the one that upstream takes.
 
     The seed of image i is the i-th number in [0, 2^62) of a CPU `torch.Generator` seeded with `g_seed` (without one,
-    of torch's global generator): it does not depend on B.
+    of torch's global generator): it does not depend on B. Ours alone: B ints in the place of one are the images' seeds
+    themselves, as `varfast.Sampler` takes them, so that an image depends on no place in a batch.
     """
-    host = None if g_seed is None else torch.Generator("cpu").manual_seed(g_seed)
+    if _is_several(g_seed):
+        if len(g_seed) != batch:
+            raise ValueError(f"g_seed: got {len(g_seed)} seeds, needs one, or B={batch}")
+        return g_seed
+    host = None if g_seed is None else torch.Generator("cpu").manual_seed(cast(int, g_seed))
     return torch.randint(2**62, (batch,), generator=host, dtype=torch.int64, device="cpu")
 
 
 def labels_of(model: Any, batch: int, label: int | Tensor | None, g_seed: int | None) -> Tensor:
     """(B,) labels as upstream reads its argument: a negative one means none, None those that it would draw."""
     if label is None:
+        if _is_several(g_seed):
+            raise ValueError("label_B: None stands for labels that follow from one g_seed, got a seed for every image")
         # A generator like upstream's `rng`, and not that one: threads that share the object would seed it in between.
         host = None if g_seed is None else torch.Generator(model.rng.device).manual_seed(g_seed)
         return torch.multinomial(model.uniform_prob, batch, replacement=True, generator=host).reshape(batch)
