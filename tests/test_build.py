@@ -95,6 +95,33 @@ def test_no_shared_symbol_lies_outside_the_namespace_of_its_instruction_set(leve
         assert not outside, f"{file.name}: {outside[:3]}"
 
 
+OF_DTYPES = """
+#include <cstdio>
+#include "common/dtype.h"
+using varfast::Dtype;
+template <class Work>
+long tried(const Work& work) {
+  try { return work(); } catch (const std::exception&) { return -1; }
+}
+int main() {
+  for (int i = 0; i < 6; ++i) {
+    const Dtype dtype = static_cast<Dtype>(i);
+    long bytes = 0;
+    std::printf("%ld %ld %ld\\n", tried([&] { VF_FOR_DTYPE(dtype, T, bytes = sizeof(T)); return bytes; }),
+                tried([&] { VF_FOR_DTYPE_OR(f64, dtype, T, bytes = sizeof(T)); return bytes; }),
+                tried([&] { VF_FOR_DTYPE_OR(boolean, dtype, T, bytes = sizeof(T)); return bytes; }));
+  }
+}
+"""
+
+
+@pytest.mark.source_tree
+def test_a_dtype_that_a_kernel_does_not_take_is_refused_and_not_read_as_another(tmp_path):
+    program = compile_cpp(OF_DTYPES, tmp_path / "dtypes", *flags("portable"))
+    bytes_of = [tuple(map(int, line.split())) for line in run(program).splitlines()]
+    assert bytes_of == [(4, 4, 4), (2, 2, 2), (2, 2, 2), (-1, 8, -1), (-1, -1, 1), (-1, -1, -1)]
+
+
 @pytest.mark.slow
 @pytest.mark.source_tree
 @pytest.mark.parametrize("source", sorted(CSRC.glob("*/*_cpu.cpp")), ids=lambda path: path.stem)

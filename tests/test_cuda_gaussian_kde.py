@@ -18,6 +18,7 @@ pytestmark = pytest.mark.source_tree
 SOURCE = emulation.ROOT / "tests" / "simt" / "gaussian_kde.cpp"
 KERNEL = "gaussian_kde/gaussian_kde_cuda.cu"
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.bool]
+NUMBERS = dict(zip(DTYPES, (0, 1, 2, 4), strict=True))  # of varfast::Dtype
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +30,7 @@ def call(program: Path, folder: Path, points: Tensor, samples: Tensor, codebook:
          weights: Tensor | None, h: Tensor, log: bool, sigma: bool, seed: int) -> Tensor:  # fmt: skip
     rows = points if codebook is None else codebook
     data = struct.pack("<Q10q", seed, sigma, 96, points.shape[0], points.shape[1], samples.shape[1], rows.shape[-1],
-                       0 if codebook is None else len(codebook), DTYPES.index(rows.dtype), log,
+                       0 if codebook is None else len(codebook), NUMBERS[rows.dtype], log,
                        weights is not None)  # fmt: skip
     for tensor in (h, weights, codebook, points, samples):
         data += b"" if tensor is None else tensor.contiguous().view(torch.uint8).numpy().tobytes()

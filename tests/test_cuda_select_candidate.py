@@ -17,6 +17,7 @@ pytestmark = pytest.mark.source_tree
 
 SOURCE = emulation.ROOT / "tests" / "simt" / "select_candidate.cpp"
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.bool]
+NUMBERS = dict(zip(DTYPES, (0, 1, 2, 4), strict=True))  # of varfast::Dtype
 RULES = ["var", "paper", "infinity"]
 
 
@@ -42,7 +43,7 @@ def run_kernel(
     data = struct.pack("<Q", s["seed"])
     data += struct.pack("<7q", s["threads"], s["on_chip"], batch, count, length, rows.shape[-1],
                         0 if ids is None else len(rows))  # fmt: skip
-    data += struct.pack("<5q", DTYPES.index(rows.dtype), RULES.index(s["rule"]), most, s["stream"], order is not None)
+    data += struct.pack("<5q", NUMBERS[rows.dtype], RULES.index(s["rule"]), most, s["stream"], order is not None)
     data += struct.pack("<2d", s["alpha"], s["min_distance"]) + scores.numpy().tobytes() + seeds.numpy().tobytes()
     data += b"" if order is None else order.numpy().tobytes()
     data += b"" if ids is None else ids.numpy().tobytes()

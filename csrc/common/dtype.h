@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <exception>
 #ifdef __CUDACC__
 #  include <cuda_fp16.h>
 #endif
@@ -10,8 +11,9 @@
 #include "common/simd.h"
 
 namespace varfast {
-// How a tensor's numbers are stored; kernels compute in float32 whatever this says, but in float64 where they take it.
-enum class Dtype : int32_t { f32 = 0, f16 = 1, bf16 = 2, f64 = 3 };
+// How a tensor's numbers are stored. Kernels compute the first three in float32; only some take the others, and
+// name them (VF_FOR_DTYPE_OR).
+enum class Dtype : int32_t { f32 = 0, f16 = 1, bf16 = 2, f64 = 3, boolean = 4 };
 
 struct F16 {
   uint16_t bits;
@@ -19,9 +21,41 @@ struct F16 {
 struct BF16 {
   uint16_t bits;
 };
+
+template <Dtype dtype>
+struct StorageOf;
+template <>
+struct StorageOf<Dtype::f32> {
+  using type = float;
+};
+template <>
+struct StorageOf<Dtype::f16> {
+  using type = F16;
+};
+template <>
+struct StorageOf<Dtype::bf16> {
+  using type = BF16;
+};
+template <>
+struct StorageOf<Dtype::f64> {
+  using type = double;
+};
+template <>
+struct StorageOf<Dtype::boolean> {
+  using type = uint8_t;  // 0 or 1
+};
 }  // namespace varfast
 
 VF_BEGIN
+
+// What no check of an op's arguments may let through. Nothing in it can throw but itself: a landing pad would bring a
+// symbol that all levels share.
+struct UnknownDtype : std::exception {
+  const char* what() const noexcept override {
+    return "a kernel was given a dtype that it has no code for; please report it with the call";
+  }
+};
+[[noreturn]] inline void refuse_dtype() { throw UnknownDtype(); }
 
 VF_HD float to_float(float x) { return x; }
 
@@ -66,17 +100,29 @@ VF_HD void from_float(float x, F16* out) {
 
 VF_END
 
-// VF_FOR_DTYPE(dtype, T, statement) runs the statement with T naming the storage type.
-#define VF_FOR_DTYPE(dtype, T, ...)                \
-  do {                                             \
-    if ((dtype) == ::varfast::Dtype::f32) {        \
-      using T = float;                             \
-      __VA_ARGS__;                                 \
-    } else if ((dtype) == ::varfast::Dtype::f16) { \
-      using T = ::varfast::F16;                    \
-      __VA_ARGS__;                                 \
-    } else {                                       \
-      using T = ::varfast::BF16;                   \
-      __VA_ARGS__;                                 \
-    }                                              \
+// VF_FOR_DTYPE(dtype, T, statement) runs the statement with T naming the storage type of float32, float16 or bfloat16.
+// VF_FOR_DTYPE_OR(f64, dtype, T, statement) takes float64 besides; `boolean` likewise. Any other dtype is refused.
+#define VF_FOR_DTYPE(dtype, T, ...)        \
+  do {                                     \
+    switch (dtype) {                       \
+      VF_CASE(f32, T, __VA_ARGS__)         \
+      VF_CASE(f16, T, __VA_ARGS__)         \
+      VF_CASE(bf16, T, __VA_ARGS__)        \
+      default:                             \
+        ::varfast::VF_ISA::refuse_dtype(); \
+    }                                      \
   } while (0)
+#define VF_FOR_DTYPE_OR(also, dtype, T, ...) \
+  do {                                       \
+    switch (dtype) {                         \
+      VF_CASE(also, T, __VA_ARGS__)          \
+      default:                               \
+        VF_FOR_DTYPE(dtype, T, __VA_ARGS__); \
+    }                                        \
+  } while (0)
+#define VF_CASE(which, T, ...)                                              \
+  case ::varfast::Dtype::which: {                                           \
+    using T = typename ::varfast::StorageOf<::varfast::Dtype::which>::type; \
+    __VA_ARGS__;                                                            \
+    break;                                                                  \
+  }

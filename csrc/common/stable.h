@@ -26,7 +26,8 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 using OptTensor = std::optional<Tensor>;
 
-inline Dtype dtype_of(const Tensor& x, const char* name) {
+// `also`: what an op takes besides the three (float64 or bool).
+inline Dtype dtype_of(const Tensor& x, const char* name, std::optional<Dtype> also = {}) {
   switch (x.scalar_type()) {
     case ScalarType::Float:
       return Dtype::f32;
@@ -34,9 +35,17 @@ inline Dtype dtype_of(const Tensor& x, const char* name) {
       return Dtype::f16;
     case ScalarType::BFloat16:
       return Dtype::bf16;
+    case ScalarType::Double:
+      if (also == Dtype::f64) return Dtype::f64;
+      break;
+    case ScalarType::Bool:
+      if (also == Dtype::boolean) return Dtype::boolean;
+      break;
     default:
-      STD_TORCH_CHECK(false, name, " must be float32, float16 or bfloat16");
+      break;
   }
+  const char* more = !also.has_value() ? "" : *also == Dtype::f64 ? ", or float64" : ", or bool";
+  STD_TORCH_CHECK(false, name, " must be float32, float16 or bfloat16", more);
 }
 
 inline int64_t bytes_of(ScalarType dtype) {

@@ -43,7 +43,7 @@ Work take_work(Arena& arena, const GaussianKdeArgs& args) {
   work.start = arena.take<float>(kSamples);
   work.weight = arena.take<float>(kSamples);
   work.distance = arena.take<float>(kQueries * kSamples);
-  work.table = arena.take<float>(args.bits ? table_entries(args.channels) : 0);
+  work.table = arena.take<float>(args.dtype == Dtype::boolean ? table_entries(args.channels) : 0);
   work.density = arena.take<Density>(kQueriesPerTask);
   return work;
 }
@@ -52,7 +52,7 @@ Work take_work(Arena& arena, const GaussianKdeArgs& args) {
 template <class T>
 void stage_tile(const GaussianKdeArgs& args, int64_t group, int64_t first, const Work& work) {
   using S = typename Staged<T>::type;
-  const int64_t words = args.bits ? (args.channels + 31) / 32 : args.channels;
+  const int64_t words = args.dtype == Dtype::boolean ? (args.channels + 31) / 32 : args.channels;
   S* y = static_cast<S*>(work.y);
   for (int64_t j = 0; j < kSamples; ++j) {
     const bool counts = first + j < work.samples.count;
@@ -78,7 +78,7 @@ auto kernel_of(const GaussianKdeArgs& args, double scale, float* table) {
 template <class T, bool kLog>
 void density_chunk(const GaussianKdeArgs& args, int64_t group, int64_t first, Work& work) {
   using S = typename Staged<T>::type;
-  const int64_t words = args.bits ? (args.channels + 31) / 32 : args.channels;
+  const int64_t words = args.dtype == Dtype::boolean ? (args.channels + 31) / 32 : args.channels;
   const int64_t left = work.queries.count - first;
   const int64_t queries = left < kQueriesPerTask ? left : kQueriesPerTask;
   S* x = static_cast<S*>(work.x);
@@ -180,19 +180,11 @@ int64_t gaussian_kde_scratch(const GaussianKdeArgs& args) {
 }
 
 void gaussian_kde_tasks(const GaussianKdeArgs& args, int64_t begin, int64_t end, char* scratch) {
-  if (args.bits) {
-    density_tasks<uint8_t>(args, begin, end, scratch);
-  } else {
-    VF_FOR_DTYPE(args.dtype, T, density_tasks<T>(args, begin, end, scratch));
-  }
+  VF_FOR_DTYPE_OR(boolean, args.dtype, T, density_tasks<T>(args, begin, end, scratch));
 }
 
 void gaussian_kde_sigma_tasks(const GaussianKdeArgs& args, int64_t begin, int64_t end, char* scratch) {
-  if (args.bits) {
-    sigma_tasks<uint8_t>(args, begin, end, scratch);
-  } else {
-    VF_FOR_DTYPE(args.dtype, T, sigma_tasks<T>(args, begin, end, scratch));
-  }
+  VF_FOR_DTYPE_OR(boolean, args.dtype, T, sigma_tasks<T>(args, begin, end, scratch));
 }
 
 VF_END

@@ -318,7 +318,7 @@ Tensor gaussian_kde_cuda(const Tensor& points, const OptTensor& samples, const O
   Tensor out = empty_like_shape(points, {args.groups, args.queries.count}, ScalarType::Float);
   args.out = out.mutable_data_ptr();
   const char* error = nullptr;
-  if (args.bits) {
+  if (args.dtype == Dtype::boolean) {
     pack_rows(args.queries, points, args, device.stream(), hold);
     if (samples.has_value()) {
       pack_rows(args.samples, points, args, device.stream(), hold);
@@ -341,11 +341,8 @@ Tensor gaussian_kde_sigma_cuda(const Tensor& samples, const OptTensor& codebook,
   Tensor out = empty_like_shape(samples, {args.groups}, ScalarType::Double);
   args.out = out.mutable_data_ptr();
   const char* error = nullptr;
-  if (args.bits) {
-    error = VF_ISA::launch_sigma<uint8_t>(args, VF_ISA::kSigmaThreads, device.stream());
-  } else {
-    VF_FOR_DTYPE(args.dtype, T, error = VF_ISA::launch_sigma<T>(args, VF_ISA::kSigmaThreads, device.stream()));
-  }
+  VF_FOR_DTYPE_OR(boolean, args.dtype, T,
+                  error = VF_ISA::launch_sigma<T>(args, VF_ISA::kSigmaThreads, device.stream()));
   check_launch(error, "gaussian_kde_sigma");
   return out;
 }

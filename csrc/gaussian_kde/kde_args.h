@@ -25,7 +25,7 @@ struct GaussianKdeArgs {
   int64_t groups, channels, codes;
   int64_t chunks;  // of queries in a group, on the CPU
   Dtype dtype;
-  bool bits, log;
+  bool log;
 };
 
 }  // namespace varfast

@@ -44,8 +44,7 @@ inline GaussianKdeArgs kde_args(const Tensor& points, const OptTensor& samples, 
   const Tensor& rows = codebook.has_value() ? *codebook : points;
   args.channels = rows.size(-1);
   args.codes = codebook.has_value() ? codebook->size(0) : 0;
-  args.bits = rows.scalar_type() == ScalarType::Bool;
-  if (!args.bits) args.dtype = dtype_of(rows, "points");
+  args.dtype = dtype_of(rows, "points", Dtype::boolean);
   if (samples.has_value()) {
     STD_TORCH_CHECK(samples->size(0) == points.size(0), "samples must have points' groups");
     STD_TORCH_CHECK(samples->scalar_type() == points.scalar_type(), "samples must have points' dtype");

@@ -21,8 +21,7 @@ inline GuideSetup guide_setup(const Tensor& cond, const OptTensor& uncond, const
                               const std::string& prior, const std::string& interp, const std::vector<int64_t>& cutoff,
                               bool takes_float64 = false) {
   const auto rows_of = [&](const Tensor& x, const char* name) {
-    const bool wide = takes_float64 && x.scalar_type() == ScalarType::Double;
-    return varfast::rows_of(x, name, wide ? Dtype::f64 : dtype_of(x, name));
+    return varfast::rows_of(x, name, takes_float64 ? dtype_of(x, name, Dtype::f64) : dtype_of(x, name));
   };
   GuideSetup out;
   out.cond = rows_of(cond, "cond");

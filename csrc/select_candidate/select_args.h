@@ -23,8 +23,7 @@ struct SelectArgs {
   ScalarView alpha, min_distance;
   int32_t rule;
   uint32_t stream;
-  Dtype dtype;
-  bool bits;
+  Dtype dtype;  // of rows
 };
 
 }  // namespace varfast

@@ -108,11 +108,7 @@ int64_t select_candidate_scratch(const SelectArgs& args) {
 
 void select_candidate_tasks(const SelectArgs& args, int64_t begin, int64_t end, char* scratch) {
   for (int64_t image = begin; image < end; ++image) {
-    if (args.bits) {
-      select_image<uint8_t>(args, image, scratch);
-    } else {
-      VF_FOR_DTYPE(args.dtype, T, select_image<T>(args, image, scratch));
-    }
+    VF_FOR_DTYPE_OR(boolean, args.dtype, T, select_image<T>(args, image, scratch));
   }
 }
 

@@ -221,11 +221,8 @@ std::tuple<Tensor, Tensor, Tensor> select_cuda(const Tensor& scores, const OptTe
     task.visits = visits.mutable_data_ptr();
   }
   const char* error = nullptr;
-  if (args.bits) {
-    error = VF_ISA::launch_select<uint8_t>(task, batch, VF_ISA::kSelectThreads, device.stream());
-  } else {
-    VF_FOR_DTYPE(args.dtype, T, error = VF_ISA::launch_select<T>(task, batch, VF_ISA::kSelectThreads, device.stream()));
-  }
+  VF_FOR_DTYPE_OR(boolean, args.dtype, T,
+                  error = VF_ISA::launch_select<T>(task, batch, VF_ISA::kSelectThreads, device.stream()));
   check_launch(error, "select_candidate");
   return {setup.index, setup.reps, setup.probabilities};
 }

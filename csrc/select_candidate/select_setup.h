@@ -53,8 +53,7 @@ inline SelectSetup select_setup(const Tensor& scores, const OptTensor& candidate
                     "candidates must be ids (B, N, L) with a codebook, or (B, N, L, C)");
     const Tensor rows = contiguous(codebook.has_value() ? *codebook : *candidates);
     args.rows = rows.const_data_ptr();
-    args.bits = rows.scalar_type() == ScalarType::Bool;
-    if (!args.bits) args.dtype = dtype_of(rows, codebook.has_value() ? "codebook" : "candidates");
+    args.dtype = dtype_of(rows, codebook.has_value() ? "codebook" : "candidates", Dtype::boolean);
     args.length = candidates->size(2);
     args.channels = rows.size(-1);
     if (codebook.has_value()) {

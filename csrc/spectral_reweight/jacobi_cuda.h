@@ -75,7 +75,7 @@ VF_DEVICE void block_weights(const SpectralTask& task, int64_t image, const Valu
     numbers[task.n + k] =
         scale == scale ? weight_of_value(weighting, exponent_rate(weighting, largest), rank, mine) : scale;
     if (!writes) continue;
-    if (args.is_double) {
+    if (args.dtype == Dtype::f64) {
       wide[image * task.n + rank] = mine;
     } else {
       sigma[image * task.n + rank] = static_cast<float>(mine);

@@ -14,7 +14,6 @@ struct SpectralArgs {
   void* y;      // (B, L, C), contiguous
   void* sigma;  // (B, min(L, C)), float32, or float64 where x is
   Dtype dtype;
-  bool is_double;  // x holds float64, whatever dtype says
   ScalarView alpha, beta;
   int64_t rank;
   bool amplify, relative;

@@ -205,11 +205,7 @@ void spectral_images(const SpectralArgs& args, int64_t begin, int64_t end, char*
   lay_out(std::min(args.length, args.channels), std::min<int64_t>(end - begin, kLanes64), memory, &scratch);
   for (int64_t b = begin; b < end; b += kLanes64) {
     const int lanes = static_cast<int>(std::min<int64_t>(kLanes64, end - b));
-    if (args.is_double) {
-      reweight_group<double>(args, b, lanes, scratch);
-    } else {
-      VF_FOR_DTYPE(args.dtype, T, reweight_group<T>(args, b, lanes, scratch));
-    }
+    VF_FOR_DTYPE_OR(f64, args.dtype, T, reweight_group<T>(args, b, lanes, scratch));
   }
 }
 

@@ -155,11 +155,7 @@ std::tuple<Tensor, Tensor> spectral_cuda(const Tensor& x, double beta, const Opt
   task.n = std::min(x.size(1), x.size(2));
   task.inner = std::max(x.size(1), x.size(2));
   if (task.n == 0 || task.batch == 0) return {setup.y, setup.sigma};
-  if (setup.args.is_double) {
-    reweight<double>(task, x, device.stream());
-  } else {
-    VF_FOR_DTYPE(setup.args.dtype, T, reweight<T>(task, x, device.stream()));
-  }
+  VF_FOR_DTYPE_OR(f64, setup.args.dtype, T, reweight<T>(task, x, device.stream()));
   return {setup.y, setup.sigma};
 }
 

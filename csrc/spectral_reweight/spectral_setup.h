@@ -18,12 +18,11 @@ struct SpectralSetup {
 inline SpectralSetup spectral_setup(const Tensor& x, double beta, const OptTensor& beta_tensor, double alpha,
                                     const OptTensor& alpha_tensor, bool amplify, std::optional<int64_t> rank,
                                     bool relative) {
-  const bool is_double = x.scalar_type() == ScalarType::Double;
-  const Rows rows = rows_of(x, "x", is_double ? Dtype::f32 : dtype_of(x, "x"));
+  const Rows rows = rows_of(x, "x", dtype_of(x, "x", Dtype::f64));
   const int64_t n = std::min(rows.length, rows.channels);
   SpectralSetup out;
   out.y = empty_like_shape(x, {rows.batch, rows.length, rows.channels}, x.scalar_type());
-  out.sigma = empty_like_shape(x, {rows.batch, n}, is_double ? ScalarType::Double : ScalarType::Float);
+  out.sigma = empty_like_shape(x, {rows.batch, n}, rows.dtype == Dtype::f64 ? ScalarType::Double : ScalarType::Float);
   out.hold = rows.hold;
   constexpr double kLargest = std::numeric_limits<double>::max();
   out.beta = scalars_of(beta, beta_tensor, "beta", rows.batch, 0, Bounds{{0.0, kLargest}});
@@ -36,7 +35,6 @@ inline SpectralSetup spectral_setup(const Tensor& x, double beta, const OptTenso
               out.y.mutable_data_ptr(),
               out.sigma.mutable_data_ptr(),
               rows.dtype,
-              is_double,
               out.alpha.view,
               out.beta.view,
               rank.value_or(n),

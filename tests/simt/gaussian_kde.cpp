@@ -2,8 +2,32 @@
 #include "files.h"
 #include "gaussian_kde/gaussian_kde_cuda.cu"
 
+using varfast::Dtype;
 using varfast::GaussianKdeArgs;
 using varfast::PointRows;
+using namespace varfast::device;
+
+// Bools are packed into words first.
+const char* densities(GaussianKdeArgs args, std::vector<float>& density) {
+  args.out = density.data();
+  const char* error = nullptr;
+  if (args.dtype != Dtype::boolean) {
+    VF_FOR_DTYPE(args.dtype, T, error = launch_density<T>(args, nullptr));
+    return error;
+  }
+  const int64_t packed = (args.channels + 31) / 32;
+  std::vector<uint32_t> words[2];
+  for (int i = 0; i < 2 && error == nullptr; ++i) {
+    PointRows& points = i == 0 ? args.queries : args.samples;
+    words[i].resize(args.groups * points.count * packed);
+    error = launch_pack(points, args.groups, args.channels, words[i].data(), nullptr);
+    points.data = words[i].data();
+    points.group_stride = points.count * packed;
+    points.row_stride = packed;
+  }
+  args.channels = packed;
+  return error != nullptr ? error : launch_density<uint32_t>(args, nullptr);
+}
 
 int main(int, char** argv) {
   Files files(argv[1], argv[2]);
@@ -15,10 +39,10 @@ int main(int, char** argv) {
   args.queries.count = files.read<int64_t>();
   args.samples.count = files.read<int64_t>();
   args.channels = files.read<int64_t>();
-  args.codes = files.read<int64_t>();                                                        // 0: no ids
-  const int64_t dtype = files.read<int64_t>(), width = dtype == 0 ? 4 : dtype == 3 ? 1 : 2;  // 3: bits
-  args.bits = dtype == 3;
-  args.dtype = static_cast<varfast::Dtype>(args.bits ? 0 : dtype);
+  args.codes = files.read<int64_t>();  // 0: no ids
+  args.dtype = static_cast<Dtype>(files.read<int64_t>());
+  int64_t width = 0;
+  VF_FOR_DTYPE_OR(boolean, args.dtype, T, width = sizeof(T));
   args.log = files.read<int64_t>() != 0;
   const bool weighted = files.read<int64_t>() != 0;
   const std::vector<double> bandwidth = files.read<double>(args.groups);
@@ -30,7 +54,6 @@ int main(int, char** argv) {
   const std::vector<char> codebook = files.read<char>(args.codes * args.channels * width);
   std::vector<int64_t> ids[2];
   std::vector<char> rows[2];
-  std::vector<uint32_t> words[2];
   for (int i = 0; i < 2; ++i) {
     PointRows& points = i == 0 ? args.queries : args.samples;
     const int64_t count = args.groups * points.count;
@@ -48,36 +71,13 @@ int main(int, char** argv) {
     points.group_stride = points.count * args.channels;
   }
 
-  const char* error = nullptr;
   std::vector<double> deviation(sigma ? args.groups : 0);
   std::vector<float> density(sigma ? 0 : args.groups * args.queries.count);
   if (sigma) {
     args.out = deviation.data();
-    if (args.bits) {
-      error = varfast::device::launch_sigma<uint8_t>(args, static_cast<int>(threads), nullptr);
-    } else {
-      VF_FOR_DTYPE(args.dtype, T, error = varfast::device::launch_sigma<T>(args, static_cast<int>(threads), nullptr));
-    }
-  } else if (args.bits) {
-    const int64_t packed = (args.channels + 31) / 32;
-    for (int i = 0; i < 2 && error == nullptr; ++i) {
-      PointRows& points = i == 0 ? args.queries : args.samples;
-      words[i].resize(args.groups * points.count * packed);
-      error = varfast::device::launch_pack(points, args.groups, args.channels, words[i].data(), nullptr);
-      points.data = words[i].data();
-      points.group_stride = points.count * packed;
-      points.row_stride = packed;
-    }
-    args.out = density.data();
-    args.channels = packed;
-    if (error == nullptr) error = varfast::device::launch_density<uint32_t>(args, nullptr);
+    VF_FOR_DTYPE_OR(boolean, args.dtype, T, check(launch_sigma<T>(args, static_cast<int>(threads), nullptr)));
   } else {
-    args.out = density.data();
-    VF_FOR_DTYPE(args.dtype, T, error = varfast::device::launch_density<T>(args, nullptr));
-  }
-  if (error != nullptr) {
-    std::fprintf(stderr, "%s\n", error);
-    return 1;
+    check(densities(args, density));
   }
   files.write(deviation);
   files.write(density);

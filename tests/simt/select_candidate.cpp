@@ -11,10 +11,10 @@ int main(int, char** argv) {
   args.candidates = args.score_stride = files.read<int64_t>();
   args.length = files.read<int64_t>();
   args.channels = files.read<int64_t>();
-  args.codes = files.read<int64_t>();                                                        // 0: no ids
-  const int64_t dtype = files.read<int64_t>(), width = dtype == 0 ? 4 : dtype == 3 ? 1 : 2;  // 3: bits
-  args.bits = dtype == 3;
-  args.dtype = static_cast<varfast::Dtype>(args.bits ? 0 : dtype);
+  args.codes = files.read<int64_t>();  // 0: no ids
+  args.dtype = static_cast<varfast::Dtype>(files.read<int64_t>());
+  int64_t width = 0;
+  VF_FOR_DTYPE_OR(boolean, args.dtype, T, width = sizeof(T));
   args.rule = static_cast<int32_t>(files.read<int64_t>());
   args.keep = files.read<int64_t>();
   args.stream = static_cast<uint32_t>(files.read<int64_t>());
@@ -46,11 +46,7 @@ int main(int, char** argv) {
   args.probabilities = probabilities.data();
   const char* error = nullptr;
   const int block = static_cast<int>(threads);
-  if (args.bits) {
-    error = varfast::device::launch_select<uint8_t>(task, batch, block, nullptr);
-  } else {
-    VF_FOR_DTYPE(args.dtype, T, error = varfast::device::launch_select<T>(task, batch, block, nullptr));
-  }
+  VF_FOR_DTYPE_OR(boolean, args.dtype, T, error = varfast::device::launch_select<T>(task, batch, block, nullptr));
   if (error != nullptr) {
     std::fprintf(stderr, "%s\n", error);
     return 1;

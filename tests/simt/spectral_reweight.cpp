@@ -48,9 +48,9 @@ int main(int, char** argv) {
   task.batch = files.read<int64_t>();
   args.length = files.read<int64_t>();
   args.channels = files.read<int64_t>();
-  const int64_t dtype = files.read<int64_t>(), width = dtype == 3 ? 8 : dtype == 0 ? 4 : 2;  // 3: float64
-  args.is_double = dtype == 3;
-  args.dtype = static_cast<Dtype>(args.is_double ? 0 : dtype);
+  args.dtype = static_cast<Dtype>(files.read<int64_t>());
+  int64_t width = 0;
+  VF_FOR_DTYPE_OR(f64, args.dtype, T, width = sizeof(T));
   args.rank = files.read<int64_t>();
   args.amplify = files.read<int64_t>() != 0;
   args.relative = files.read<int64_t>() != 0;
@@ -61,18 +61,14 @@ int main(int, char** argv) {
   const std::vector<char> x = files.read<char>(task.batch * size * width);
   task.n = args.length < args.channels ? args.length : args.channels;
   task.inner = args.length < args.channels ? args.channels : args.length;
-  std::vector<char> y(x.size()), sigma(task.batch * task.n * (args.is_double ? 8 : 4));
+  std::vector<char> y(x.size()), sigma(task.batch * task.n * (args.dtype == Dtype::f64 ? 8 : 4));
   args.x = x.data();
   args.y = y.data();
   args.sigma = sigma.data();
   args.batch_stride = size;
   args.row_stride = args.channels;
   const char* error = nullptr;
-  if (args.is_double) {
-    error = reweight<double>(task, files, argv[3]);
-  } else {
-    VF_FOR_DTYPE(args.dtype, T, error = reweight<T>(task, files, argv[3]));
-  }
+  VF_FOR_DTYPE_OR(f64, args.dtype, T, error = reweight<T>(task, files, argv[3]));
   if (error != nullptr) {
     std::fprintf(stderr, "%s\n", error);
     return 1;
