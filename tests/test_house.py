@@ -206,6 +206,48 @@ def test_a_name_of_native_code_means_one_thing() -> None:
     assert not {name: files for name, files in twice.items() if len(files) > 1}
 
 
+def test_sizes_are_the_same_for_all_levels() -> None:
+    """What a kernel of one level needs is not asked of another: it is dispatched, or in namespace varfast for all."""
+    for path in [*tracked("csrc/*.h"), *tracked("csrc/*_cpu.cpp")]:
+        if path.name != "simd.h":
+            assert "portable::" not in path.read_text(), path
+        if path.suffix == ".cpp":
+            assert "VF_ISA::" not in path.read_text(), path
+
+
+LONGEST_FUNCTION = 60
+
+
+def functions_of(text: str) -> list[tuple[str, int]]:
+    """First line and number of lines of the functions of a C++ text that clang-format has laid out.
+
+    A line that is a closing brace alone ends what the last line of no deeper indentation began.
+    """
+    found, lines = [], text.split("\n")
+    for end, line in enumerate(lines):
+        if not re.fullmatch(r" *\}", line):
+            continue
+        depth = len(line) - 1
+        inner = re.compile(rf"$|#| {{{depth + 1}}}|\s*(?:public|private|case .*|default):")
+        begin = end - 1
+        while inner.match(lines[begin]):
+            begin -= 1
+        if not re.match(r"\s*(?:namespace|struct|class|enum|for|while|if|do|switch|extern)\b", lines[begin]):
+            found.append((lines[begin].strip(), end - begin + 1))
+    return found
+
+
+def test_functions_of_native_code_are_short() -> None:
+    sample = "void f(int a,\n       int b) {\n  if (a) {\n    b();\n  }\n#if X\n\n  c();\n}\n"
+    sample += "struct S {\n  int g() {\n  }\n};"
+    assert functions_of(sample) == [("void f(int a,", 9), ("int g() {", 2)]
+    paths = [*tracked("csrc/*.h"), *tracked("csrc/*.cpp"), *tracked("csrc/*.cu"), *tracked("tests/simt/*")]
+    everything = {path: functions_of(path.read_text()) for path in paths}
+    assert sum(map(len, everything.values())) > 500
+    long = {(path.name, *found) for path, each in everything.items() for found in each if found[1] > LONGEST_FUNCTION}
+    assert not long
+
+
 @pytest.mark.parametrize("pattern", LIMITS)
 def test_files_are_short(pattern: str) -> None:
     long = {

@@ -11,10 +11,9 @@ struct ScalarView {
   int64_t batch_stride, row_stride;
   double value;
 };
-}  // namespace varfast
 
-VF_BEGIN
-VF_HD double value_at(const ScalarView& x, int64_t b, int64_t l) {
+VF_EVERY_LEVEL double value_at(const ScalarView& x, int64_t b, int64_t l) {
   return x.data == nullptr ? x.value : x.data[b * x.batch_stride + l * x.row_stride];
 }
-VF_END
+
+}  // namespace varfast

@@ -23,6 +23,14 @@
 #  define VF_HD inline
 #endif
 
+// A function that all levels share, in namespace varfast: of sizes and places, which whoever allocates must see as the
+// kernels of every level do. Inlined wherever it is called, so that no level's copy of it can take another's place.
+#ifdef __CUDACC__
+#  define VF_EVERY_LEVEL VF_HD
+#else
+#  define VF_EVERY_LEVEL inline __attribute__((always_inline))
+#endif
+
 namespace varfast {
 
 enum class Simd : int { portable = 0, avx2 = 1, avx512 = 2 };

@@ -5,12 +5,12 @@
 #include <type_traits>
 
 #include "common/lanes.h"
-#include "dse_prior/prior_plan.h"
+#include "dse_prior/patch.h"
+#include "dse_prior/prior_scratch.h"
 
 VF_BEGIN
 
-// Channels handled together. 32 floats are two AVX-512 vectors; a 13 x 13 map of them is 21 KiB, inside a 32 KiB L1.
-constexpr int kChannelTile = 32;
+static_assert(kChannelTile % kLanes == 0, "a tile is whole vectors");
 constexpr int kVecs = kChannelTile / kLanes;
 // Targets whose sums are kept in registers, times the chains of each (two where folded): with kVecs vectors they take
 // 16 of AVX-512's 32 registers, 8 of AVX2's 16.
@@ -143,62 +143,6 @@ VF_HD void mix_targets(const Mix& mix, int first, int count, float* out, float* 
   if constexpr (kMost > 1) step.template operator()<1>();
 }
 
-// Part of one axis of the target: targets [first, first + count), and where the axis is folded, after them the mirror
-// images of the first `mirrored` of them (the centre of an odd axis has none).
-struct Part {
-  int first, count, mirrored, last;
-
-  VF_HD int size() const { return count + mirrored; }
-  VF_HD int at(int i) const { return i < count ? first + i : last - first - (i - count); }
-  VF_HD int index(int target) const {  // at(index(target)) == target
-    return target - first < count ? target - first : last - first - target + count;
-  }
-};
-
-// Targets of an axis that parts are cut from.
-VF_HD int part_targets(bool folded, int n) { return folded ? (n + 1) / 2 : n; }
-
-VF_HD Part make_part(bool folded, int n, int first, int count) {
-  const int left = part_targets(folded, n) - first;
-  count = count < left ? count : left;
-  const int images = n / 2 - first;
-  return {first, count, !folded ? 0 : images < count ? images : count, n - 1};
-}
-
-// A patch of the target grid: whole or partial grid rows.
-struct Patch {
-  Part rows, cols;
-
-  VF_HD int positions() const { return rows.size() * cols.size(); }
-  VF_HD int64_t position(const PriorPlan& plan, int at) const {
-    return static_cast<int64_t>(rows.at(at / cols.size())) * plan.w + cols.at(at % cols.size());
-  }
-  VF_HD int index(const PriorPlan& plan, int64_t position) const {
-    return rows.index(static_cast<int>(position / plan.w)) * cols.size() +
-           cols.index(static_cast<int>(position % plan.w));
-  }
-};
-
-VF_HD Patch whole_target(const PriorPlan& plan) {
-  return {make_part(plan.folded, plan.h, 0, plan.h), make_part(plan.folded, plan.w, 0, plan.w)};
-}
-
-// Parts into which the rows of the target are cut, so that few images and spans of channels, `tasks` in all, occupy
-// all threads. Each part gathers prev anew and wakes a thread: none has fewer than 128 positions, 20 us of work on 64
-// channels.
-inline int row_shares(const PriorPlan& plan, int64_t tasks, int64_t threads) {
-  const int64_t wanted = tasks == 0 ? 1 : (threads + tasks - 1) / tasks,
-                most = static_cast<int64_t>(plan.h) * plan.w / 128;
-  return static_cast<int>(wanted < most ? wanted : most < 1 ? 1 : most);
-}
-
-// The one of them at `index`; may be empty.
-VF_HD Patch row_share(const PriorPlan& plan, const Patch& patch, int shares, int index) {
-  const int most = (patch.rows.count + shares - 1) / shares, first = index * most;
-  const int left = patch.rows.count > first ? patch.rows.count - first : 0;
-  return {make_part(plan.folded, plan.h, patch.rows.first + first, left < most ? left : most), patch.cols};
-}
-
 // Calls work(part) for patches of at most `most` rows, at least 2, that make up `patch`.
 template <class Work>
 VF_HD void each_rows(const PriorPlan& plan, const Patch& patch, int most, Work work) {
@@ -216,9 +160,24 @@ VF_HD void mix_part(const PriorPlan& plan, const Mix& mix, const Part& part, flo
   }
 }
 
-// Floats of scratch that prior_patch needs for a group of rows.
-VF_HD int64_t prior_scratch(const PriorPlan& plan, int rows) {
-  return static_cast<int64_t>(plan.dense + plan.sparse) * rows * plan.m_w * kChannelTile;
+// The prior of a patch where the operator is one matrix.
+VF_HD void dense_patch(const PriorPlan& plan, const float* x, const Patch& patch, float* out, int64_t out_row) {
+  const Part &rows = patch.rows, &cols = patch.cols;
+  const int sources = plan.m_h * plan.m_w;
+  const Mix mix{.coef = plan.matrix,
+                .targets = static_cast<int64_t>(plan.h) * plan.w,
+                .x = x,
+                .x_row = kChannelTile,
+                .dense = 1,
+                .sources = sources,
+                .even = sources,
+                .columns = 1,
+                .out_row = out_row};
+  const bool whole = cols.count == plan.w;  // then the positions follow one another
+  for (int i = 0; i < (whole ? 1 : rows.count); ++i) {
+    const int first = (rows.first + i) * plan.w + cols.first, count = whole ? rows.count * cols.count : cols.count;
+    mix_targets<1>(mix, first, count, out + i * cols.count * out_row, out, 0);
+  }
 }
 
 // The prior of a patch, flags not yet applied: out[at * out_row + lane] for its positions.
@@ -227,24 +186,7 @@ VF_HD void prior_patch(const PriorPlan& plan, const float* x, const Patch& patch
                        int64_t out_row) {
   const Part &rows = patch.rows, &cols = patch.cols;
   const int terms = plan.dense + plan.sparse;
-  if (terms == 0) {
-    const int sources = plan.m_h * plan.m_w;
-    const Mix mix{.coef = plan.matrix,
-                  .targets = static_cast<int64_t>(plan.h) * plan.w,
-                  .x = x,
-                  .x_row = kChannelTile,
-                  .dense = 1,
-                  .sources = sources,
-                  .even = sources,
-                  .columns = 1,
-                  .out_row = out_row};
-    const bool whole = cols.count == plan.w;  // then the positions follow one another
-    for (int i = 0; i < (whole ? 1 : rows.count); ++i) {
-      const int first = (rows.first + i) * plan.w + cols.first, count = whole ? rows.count * cols.count : cols.count;
-      mix_targets<1>(mix, first, count, out + i * cols.count * out_row, out, 0);
-    }
-    return;
-  }
+  if (terms == 0) return dense_patch(plan, x, patch, out, out_row);
   const auto even = [&plan](int sources) { return plan.folded ? (sources + 1) / 2 : sources; };
   const int chains = plan.folded ? 2 : 1, height = part_targets(plan.folded, plan.h),
             width = part_targets(plan.folded, plan.w);

@@ -60,12 +60,12 @@ Tensor dse_prior(const Tensor& prev, std::vector<int64_t> prev_hw, std::vector<i
   STD_TORCH_CHECK(rows.length == plan.m_h * plan.m_w, "prev has ", rows.length, " positions, prev_hw says ",
                   plan.m_h * plan.m_w);
   Tensor out = empty_like_shape(prev, {rows.batch, plan.h * plan.w, rows.channels}, prev.scalar_type());
-  const int64_t wide = portable::span_width(plan), spans = (rows.channels + wide - 1) / wide;
-  const int shares = portable::row_shares(plan, rows.batch * spans, torch::stable::get_num_threads());
+  const int64_t wide = span_width(plan), spans = (rows.channels + wide - 1) / wide;
+  const int shares = row_shares(plan, rows.batch * spans, torch::stable::get_num_threads());
   const DsePriorArgs args{plan,          rows.data,  rows.batch_stride, rows.row_stride, out.mutable_data_ptr(),
                           rows.channels, rows.dtype, past_caches(out),  shares};
   parallel_for(0, rows.batch * spans * shares, 1, [&](int64_t begin, int64_t end) {
-    VF_DISPATCH(dse_prior_tasks, args, begin, end, thread_scratch<float>(portable::span_scratch(plan)));
+    VF_DISPATCH(dse_prior_tasks, args, begin, end, thread_scratch<float>(span_scratch(plan)));
   });
   return out;
 }
@@ -84,8 +84,8 @@ std::tuple<Tensor, Tensor, Tensor, int64_t> dse_tables(const Tensor& like, std::
     return out;
   };
   return {table(plan.matrix, {sources, plan.h * plan.w}),
-          table(plan.along_h, {terms, plan.m_h, portable::part_targets(plan.folded, plan.h)}),
-          table(plan.along_w, {terms, plan.m_w, portable::part_targets(plan.folded, plan.w)}), plan.folded};
+          table(plan.along_h, {terms, plan.m_h, part_targets(plan.folded, plan.h)}),
+          table(plan.along_w, {terms, plan.m_w, part_targets(plan.folded, plan.w)}), plan.folded};
 }
 
 }  // namespace

@@ -12,14 +12,6 @@
 
 VF_BEGIN
 
-// Channels that one pass takes from each position: 512 bytes in a row, long enough for the processor's prefetcher,
-// where a tile of 32 alone would touch two cache lines a position.
-constexpr int kSubs = 4;
-constexpr int kSpan = kSubs * kChannelTile;
-
-// Large source grids take half the span: 48 x 48 sources of 128 channels are 1.1 MiB, beyond a second-level cache.
-VF_HD int span_width(const PriorPlan& plan) { return plan.m_h * plan.m_w <= 512 ? kSpan : 2 * kChannelTile; }
-
 // Which channels of a tile have a prior.
 struct TileFlags {
   Mask none[kVecs], poison[kVecs];
@@ -111,18 +103,6 @@ VF_HD F32 flagged(const TileFlags& flags, int v, F32 prior) {
   const float infinity = std::numeric_limits<float>::infinity();
   prior = select(flags.none[v], splat(-infinity), prior);
   return select(flags.poison[v], splat(std::numeric_limits<float>::quiet_NaN()), prior);
-}
-
-// Rows of the target whose prior is made at a time: bounds the scratch (64 columns of 64 channels: 128 KiB).
-constexpr int kRowsAtOnce = 8;
-
-// Scratch of span_prior, in floats: the gathered span, the prior of some rows, and what lies between its products.
-VF_HD int64_t span_floats(const PriorPlan& plan) {
-  return static_cast<int64_t>(plan.m_h) * plan.m_w * span_width(plan);
-}
-VF_HD int64_t span_scratch(const PriorPlan& plan) {
-  return span_floats(plan) + static_cast<int64_t>(kRowsAtOnce) * plan.w * span_width(plan) +
-         prior_scratch(plan, kRowsAtOnce);
 }
 
 // The prior of `width` channels, at most a span, in a patch of the target, some rows at a time: before(patch) as soon

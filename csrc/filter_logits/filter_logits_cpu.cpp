@@ -43,7 +43,7 @@ Tensor filter_logits(const Tensor& logits, double temperature, OptTensor tempera
   const FilterSetup setup = filter_setup(logits, temperature, temperature_tensor, temperature_last, top_k, top_p,
                                          top_p_tensor, min_p, min_p_tensor, probs);
   const FilterTask& task = setup.task;
-  const int64_t words = portable::row_scratch_words(task.vocab) + task.vocab + 2 * portable::kWeightChunk;
+  const int64_t words = row_scratch_words(task.vocab) + row_scratch_room(task.vocab);
   // As in sample: a row of 4096 takes about 5 us; smaller rows go together.
   const int64_t grain = task.vocab >= 2048 ? 1 : 2048 / task.vocab;
   parallel_for(0, setup.logits.batch * task.rows, grain, [&](int64_t begin, int64_t end) {

@@ -95,6 +95,93 @@ VF_DEVICE void stage_tile(const GroupRows<T>& from, bool packs, int64_t first, i
   }
 }
 
+// A thread's place in its block: its queries from `row` on, its samples in two halves of four from `column` on. Eight
+// threads of a quarter warp read 128 bytes of samples in a row; the queries they share are broadcast.
+struct DensityPlace {
+  int row, column;
+
+  VF_DEVICE DensityPlace() : row(lane() / 8 * kSide), column((warp() * 8 + lane() % 8) * 4) {}
+};
+
+// sum[q][s] += the squared differences of the first `depth` channels of two tiles.
+template <int kUnrolled, class Value, class Sum>
+VF_DEVICE void add_channels(const view<Value>& xs, const view<Value>& ys, const DensityPlace& place, int depth,
+                            Sum (&sum)[kSide][kSide]) {
+  VF_UNROLL(kUnrolled)
+  for (int c = 0; c < depth; ++c) {
+    Value x[kSide], y[kSide];
+    for (int half = 0; half < 2; ++half) {
+      const auto four = load_pack<4>(xs, c * kQueryPitch + place.row + half * 4);
+      const auto five = load_pack<4>(ys, c * kSamplePitch + place.column + half * (kBlockSamples / 2));
+      for (int k = 0; k < 4; ++k) {
+        x[half * 4 + k] = four.values[k];
+        y[half * 4 + k] = five.values[k];
+      }
+    }
+    for (int q = 0; q < kSide; ++q) {
+      for (int s = 0; s < kSide; ++s) sum[q][s] = add_difference(x[q], y[s], sum[q][s]);
+    }
+  }
+}
+
+// Adds a thread's samples of a tile to its queries' densities; distances are `whole` + `sum`, or `sum` where not kLong.
+template <bool kLog, bool kLong, int kWhole, class Sum>
+VF_DEVICE void add_densities(const Sum (&whole)[kWhole][kSide], const Sum (&sum)[kSide][kSide],
+                             const view<float>& starts, const view<float>& weights, const DensityPlace& place,
+                             const GaussianOf& kernel, double scale, Density (&density)[kSide]) {
+  float start[kSide], weight[kSide], distance[kSide];
+  for (int s = 0; s < kSide; ++s) {
+    const int at = place.column + s % 4 + s / 4 * (kBlockSamples / 2);
+    start[s] = starts[at];
+    weight[s] = weights[at];
+  }
+  VF_UNROLL(kSide)
+  for (int q = 0; q < kSide; ++q) {
+    for (int s = 0; s < kSide; ++s) {
+      const Sum all = kLong ? whole[kLong ? q : 0][s] + sum[q][s] : sum[q][s];
+      distance[s] = start[s] + static_cast<float>(all);
+    }
+    add_tile<kLog, kSide>(distance, weight, kernel, scale, &density[q]);
+  }
+}
+
+// Adds up what the threads of a block have of each query, and writes the densities of the block's queries, from the
+// group's number `query` on.
+template <bool kLog>
+VF_DEVICE void write_densities(const GaussianKdeArgs& args, int64_t group, int64_t query, const DensityPlace& place,
+                               double scale, Density (&density)[kSide]) {
+  VF_SHARED(Density, slots, kKdeThreads / 32 * kBlockQueries);
+  VF_UNROLL(kSide)
+  for (int q = 0; q < kSide; ++q) {
+    for (int mask = 1; mask < 8; mask <<= 1) density[q] = merge<kLog>(density[q], shuffle_xor(density[q], mask), scale);
+    if (lane() % 8 == 0) slots[warp() * kBlockQueries + place.row + q] = density[q];
+  }
+  barrier();
+  if (thread_x() < kBlockQueries && query + thread_x() < args.queries.count) {
+    Density all = slots[thread_x()];
+    for (int w = 1; w < kKdeThreads / 32; ++w) all = merge<kLog>(all, slots[w * kBlockQueries + thread_x()], scale);
+    const int64_t at = group * args.queries.count + query + thread_x();
+    view<float>(static_cast<float*>(args.out), args.groups * args.queries.count)[at] = finish(all, scale, kLog);
+  }
+}
+
+// The weight of a group's sample, 0 beyond the last one.
+struct SampleWeights {
+  const GaussianKdeArgs& args;
+  view<const float> given;
+  int64_t base;
+
+  VF_DEVICE SampleWeights(const GaussianKdeArgs& a, int64_t group)
+      : args(a),
+        given(a.weights,
+              a.weights == nullptr ? 0 : group * a.weight_group_stride + (a.samples.count - 1) * a.weight_stride + 1),
+        base(group * a.weight_group_stride) {}
+  VF_DEVICE float operator()(int64_t n) const {
+    if (n >= args.samples.count) return 0.0f;
+    return args.weights == nullptr ? 1.0f : given[base + n * args.weight_stride];
+  }
+};
+
 template <class T, bool kLog, bool kLong>
 VF_KERNEL density_kernel(KdeTask task) {
   using Value = typename Channel<T>::type;
@@ -105,20 +192,11 @@ VF_KERNEL density_kernel(KdeTask task) {
   VF_SHARED(Value, ys, kDepth * kSamplePitch);
   VF_SHARED(float, starts, kBlockSamples);
   VF_SHARED(float, weights, kBlockSamples);
-  VF_SHARED(Density, slots, kKdeThreads / 32 * kBlockQueries);
   const int64_t blocks = (args.queries.count + kBlockQueries - 1) / kBlockQueries;
   const int64_t group = block_x() / blocks, query = block_x() % blocks * kBlockQueries;
   const GroupRows<T> queries(args.queries, args, group), samples(args.samples, args, group);
-  const view<const float> given(
-      args.weights, args.weights == nullptr
-                        ? 0
-                        : group * args.weight_group_stride + (args.samples.count - 1) * args.weight_stride + 1);
-  const auto weight_of = [&](int64_t n) -> float {
-    if (n >= args.samples.count) return 0.0f;
-    return args.weights == nullptr ? 1.0f : given[group * args.weight_group_stride + n * args.weight_stride];
-  };
-  // Eight threads of a quarter warp read 128 bytes of samples in a row; the queries they share are broadcast.
-  const int row = lane() / 8 * kSide, column = (warp() * 8 + lane() % 8) * 4;
+  const SampleWeights weight_of(args, group);
+  const DensityPlace place;
   const double scale = kernel_scale(view<const double>(args.bandwidth, args.groups)[group]);
   const GaussianOf kernel{splat(static_cast<float>(scale))};
   Density density[kSide];
@@ -144,21 +222,7 @@ VF_KERNEL density_kernel(KdeTask task) {
       const auto counts = [&](int64_t n) { return weight_of(n) != 0.0f; };  // a weight of NaN counts
       stage_tile<kBlockSamples, kSamplePitch>(samples, task.sample_packs, first, channel, depth, counts, ys);
       barrier();
-      VF_UNROLL(kUnrolled)
-      for (int c = 0; c < depth; ++c) {
-        Value x[kSide], y[kSide];
-        for (int half = 0; half < 2; ++half) {
-          const auto four = load_pack<4>(xs, c * kQueryPitch + row + half * 4);
-          const auto five = load_pack<4>(ys, c * kSamplePitch + column + half * (kBlockSamples / 2));
-          for (int k = 0; k < 4; ++k) {
-            x[half * 4 + k] = four.values[k];
-            y[half * 4 + k] = five.values[k];
-          }
-        }
-        for (int q = 0; q < kSide; ++q) {
-          for (int s = 0; s < kSide; ++s) sum[q][s] = add_difference(x[q], y[s], sum[q][s]);
-        }
-      }
+      add_channels<kUnrolled>(xs, ys, place, depth, sum);
       if (kLong && (channel + kDepth) % kSumRun == 0) {
         for (int q = 0; q < kSide; ++q) {
           for (int s = 0; s < kSide; ++s) {
@@ -168,34 +232,9 @@ VF_KERNEL density_kernel(KdeTask task) {
         }
       }
     }
-    float start[kSide], weight[kSide], distance[kSide];
-    for (int s = 0; s < kSide; ++s) {
-      const int at = column + s % 4 + s / 4 * (kBlockSamples / 2);
-      start[s] = starts[at];
-      weight[s] = weights[at];
-    }
-    VF_UNROLL(kSide)
-    for (int q = 0; q < kSide; ++q) {
-      for (int s = 0; s < kSide; ++s) {
-        const Sum all = kLong ? whole[kLong ? q : 0][s] + sum[q][s] : sum[q][s];
-        distance[s] = start[s] + static_cast<float>(all);
-      }
-      add_tile<kLog, kSide>(distance, weight, kernel, scale, &density[q]);
-    }
+    add_densities<kLog, kLong>(whole, sum, starts, weights, place, kernel, scale, density);
   }
-
-  VF_UNROLL(kSide)
-  for (int q = 0; q < kSide; ++q) {
-    for (int mask = 1; mask < 8; mask <<= 1) density[q] = merge<kLog>(density[q], shuffle_xor(density[q], mask), scale);
-    if (lane() % 8 == 0) slots[warp() * kBlockQueries + row + q] = density[q];
-  }
-  barrier();
-  if (thread_x() < kBlockQueries && query + thread_x() < args.queries.count) {
-    Density all = slots[thread_x()];
-    for (int w = 1; w < kKdeThreads / 32; ++w) all = merge<kLog>(all, slots[w * kBlockQueries + thread_x()], scale);
-    const int64_t at = group * args.queries.count + query + thread_x();
-    view<float>(static_cast<float*>(args.out), args.groups * args.queries.count)[at] = finish(all, scale, kLog);
-  }
+  write_densities<kLog>(args, group, query, place, scale, density);
 }
 
 // Bools of all groups into words (G, N, words): a thread a word.
@@ -219,23 +258,17 @@ VF_KERNEL sigma_kernel(GaussianKdeArgs args) {
   VF_SHARED(double, totals, kMaxWarps);
   const int64_t group = block_x(), count = args.samples.count;
   const GroupRows<T> rows(args.samples, args, group);
-  const view<const float> given(
-      args.weights,
-      args.weights == nullptr ? 0 : group * args.weight_group_stride + (count - 1) * args.weight_stride + 1);
-  const auto weight_of = [&](int64_t n) -> double {
-    if (args.weights == nullptr) return 1.0;
-    return static_cast<double>(float(given[group * args.weight_group_stride + n * args.weight_stride]));
-  };
+  const SampleWeights weight_of(args, group);
   const auto add = [](double a, double b) -> double { return a + b; };
   double total = 0.0, deviation = 0.0;
-  for (int64_t n = thread_x(); n < count; n += threads()) total += weight_of(n);
+  for (int64_t n = thread_x(); n < count; n += threads()) total += static_cast<double>(weight_of(n));
   total = block_reduce(total, add, totals);
   for (int64_t channel = lane(); channel < (args.channels + 31) / 32 * 32; channel += 32) {
     // Weighted mean of term(x) over the samples that count.
     const auto average = [&](auto term) -> double {
       double sum = 0.0;
       for (int64_t n = warp(); n < count && channel < args.channels; n += warps()) {
-        const double weight = weight_of(n);
+        const double weight = static_cast<double>(weight_of(n));
         if (weight == 0.0) continue;
         sum += weight * term(static_cast<double>(to_float(T(rows.rows[rows.start(n) + channel]))));
       }

@@ -6,23 +6,28 @@
 
 #include "guide/guide_args.h"
 
-VF_BEGIN
+namespace varfast {
 
-constexpr int64_t kTile64 = 64;  // channels side by side: 36 sources of them are 18 KiB, inside a first-level cache
+constexpr int64_t kChannelTile64 =
+    64;  // channels side by side: 36 sources of them are 18 KiB, inside a first-level cache
 
 // Scratch, in doubles: prev's tile, one line of it mixed along the height, one grid row of the prior.
-VF_HD int64_t scratch64(const PriorPlan& plan) {
-  return (static_cast<int64_t>(plan.m_h) * plan.m_w + plan.m_w + plan.w) * kTile64;
+VF_EVERY_LEVEL int64_t guide64_scratch(const PriorPlan& plan) {
+  return (static_cast<int64_t>(plan.m_h) * plan.m_w + plan.m_w + plan.w) * kChannelTile64;
 }
 
+}  // namespace varfast
+
+VF_BEGIN
+
 VF_HD void clear64(double* x, int64_t rows) {
-  for (int64_t i = 0; i < rows * kTile64; ++i) x[i] = 0.0;
+  for (int64_t i = 0; i < rows * kChannelTile64; ++i) x[i] = 0.0;
 }
 
 // out += sum_k coef[k] x[k * stride]
 VF_HD void add_products(double* out, const double* coef, const double* x, int64_t count, int64_t stride) {
   for (int64_t k = 0; k < count; ++k) {
-    for (int64_t c = 0; c < kTile64; ++c) out[c] += coef[k] * x[k * stride * kTile64 + c];
+    for (int64_t c = 0; c < kChannelTile64; ++c) out[c] += coef[k] * x[k * stride * kChannelTile64 + c];
   }
 }
 
@@ -35,7 +40,7 @@ VF_HD void gather64(const double* prev, int64_t row_stride, int64_t sources, int
     for (int64_t c = 0; c < width; ++c) {
       const double value = prev[s * row_stride + c];
       if (value - value == 0.0) {
-        x[s * kTile64 + c] = value;
+        x[s * kChannelTile64 + c] = value;
       } else if (value != -infinity) {
         mark[c] = std::numeric_limits<double>::quiet_NaN();
       } else if (mark[c] == 0.0) {
@@ -52,10 +57,10 @@ VF_HD void prior_row64(const PriorPlan& plan, const double* x, int64_t i, double
     clear64(line, plan.m_w);
     const double* along_h = plan.exact_h + (t * plan.h + i) * plan.m_h;
     for (int64_t c = 0; c < plan.m_w; ++c) {
-      add_products(line + c * kTile64, along_h, x + c * kTile64, plan.m_h, plan.m_w);
+      add_products(line + c * kChannelTile64, along_h, x + c * kChannelTile64, plan.m_h, plan.m_w);
     }
     for (int64_t j = 0; j < plan.w; ++j) {
-      add_products(out + j * kTile64, plan.exact_w + (t * plan.w + j) * plan.m_w, line, plan.m_w, 1);
+      add_products(out + j * kChannelTile64, plan.exact_w + (t * plan.w + j) * plan.m_w, line, plan.m_w, 1);
     }
   }
 }
@@ -65,14 +70,14 @@ VF_HD void guide_tile64(const GuideTask& task, int64_t image, int64_t c0, double
   constexpr double none = -std::numeric_limits<double>::infinity();
   const GuideArgs& args = task.guide;
   const PriorPlan& plan = args.plan;
-  const int64_t width = args.channels - c0 < kTile64 ? args.channels - c0 : kTile64;
+  const int64_t width = args.channels - c0 < kChannelTile64 ? args.channels - c0 : kChannelTile64;
   const auto row = [&](const MapView& map, int64_t position) {
     return static_cast<const double*>(map.data) + image * map.batch_stride + position * map.row_stride + c0;
   };
   const bool has_uncond = args.uncond.data != nullptr, has_prior = args.prev.data != nullptr;
-  double mark[kTile64];
-  double* line = scratch + static_cast<int64_t>(plan.m_h) * plan.m_w * kTile64;
-  double* priors = line + plan.m_w * kTile64;
+  double mark[kChannelTile64];
+  double* line = scratch + static_cast<int64_t>(plan.m_h) * plan.m_w * kChannelTile64;
+  double* priors = line + plan.m_w * kChannelTile64;
   if (has_prior) {
     gather64(row(args.prev, 0), args.prev.row_stride, static_cast<int64_t>(plan.m_h) * plan.m_w, width, scratch, mark);
   }
@@ -86,7 +91,7 @@ VF_HD void guide_tile64(const GuideTask& task, int64_t image, int64_t c0, double
       const double cfg = has_uncond && cond[c] != none ? (1.0 + t) * cond[c] - t * uncond[c] : cond[c];
       double guided = cfg;
       if (has_prior && cond[c] != none && mark[c] != none) {
-        guided = cfg + beta * (cfg - (priors[position % plan.w * kTile64 + c] + mark[c]));
+        guided = cfg + beta * (cfg - (priors[position % plan.w * kChannelTile64 + c] + mark[c]));
       }
       static_cast<double*>(task.cfg)[at + c] = cfg;
       static_cast<double*>(task.guided)[at + c] = guided;

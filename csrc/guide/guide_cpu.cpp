@@ -60,7 +60,8 @@ void guide_tasks(const GuideTask& task, int64_t begin, int64_t end, float* scrat
 }
 
 void guide64_tasks(const GuideTask& task, int64_t begin, int64_t end, double* scratch) {
-  for (int64_t at = begin; at < end; ++at) guide_tile64(task, at / task.spans, at % task.spans * kTile64, scratch);
+  for (int64_t at = begin; at < end; ++at)
+    guide_tile64(task, at / task.spans, at % task.spans * kChannelTile64, scratch);
 }
 
 VF_END
@@ -85,21 +86,20 @@ std::tuple<Tensor, Tensor> guide(const Tensor& cond, OptTensor uncond, OptTensor
   Tensor guided = empty_like_shape(cond, shape, cond.scalar_type());
   Tensor cfg = empty_like_shape(cond, shape, cond.scalar_type());
   if (args.dtype == Dtype::f64) {
-    const int64_t tiles = (args.channels + portable::kTile64 - 1) / portable::kTile64;
+    const int64_t tiles = (args.channels + kChannelTile64 - 1) / kChannelTile64;
     const GuideTask task{args, guided.mutable_data_ptr(), cfg.mutable_data_ptr(), tiles};
-    const int64_t doubles = portable::scratch64(args.plan);
+    const int64_t doubles = guide64_scratch(args.plan);
     parallel_for(0, args.batch * tiles, 1, [&](int64_t begin, int64_t end) {
       VF_DISPATCH(guide64_tasks, task, begin, end, thread_scratch<double>(doubles));
     });
     return {guided, cfg};
   }
-  const int64_t wide = portable::span_width(args.plan), spans = (args.channels + wide - 1) / wide;
+  const int64_t wide = span_width(args.plan), spans = (args.channels + wide - 1) / wide;
   const bool with_prior = prev.has_value();
-  const int shares =
-      with_prior ? portable::row_shares(args.plan, args.batch * spans, torch::stable::get_num_threads()) : 1;
+  const int shares = with_prior ? row_shares(args.plan, args.batch * spans, torch::stable::get_num_threads()) : 1;
   const GuideTask task{
       args, guided.mutable_data_ptr(), cfg.mutable_data_ptr(), spans, past_caches(guided) && past_caches(cfg), shares};
-  const int64_t floats = with_prior ? portable::span_scratch(args.plan) : 0;
+  const int64_t floats = with_prior ? span_scratch(args.plan) : 0;
   // Without a prior a position of 4096 channels takes about 1 us: several go together.
   const int64_t grain = with_prior ? 1 : 1 + 16384 / (args.channels + 1);
   parallel_for(0, args.batch * (with_prior ? spans * shares : args.length), grain, [&](int64_t begin, int64_t end) {

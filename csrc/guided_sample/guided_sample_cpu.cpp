@@ -2,6 +2,8 @@
 // are sampled from there. With one, the target is taken in bands: all threads guide the band, a span of channels each,
 // so that prev is read once for a band (where there are as many spans as threads), and then sample it, a position each.
 // The band's guided logits take 3.2 MiB a thread, or four positions.
+#include "dse_prior/patch.h"
+#include "dse_prior/prior_scratch.h"
 #include "guided_sample/guided_sample_args.h"
 
 namespace varfast {
@@ -14,6 +16,14 @@ struct GuidedBand {
   float* guided;               // a row for each position
 };
 
+VF_EVERY_LEVEL Patch band_patch(const PriorPlan& plan, const GuidedBand& band) {
+  return {make_part(plan.folded, plan.h, band.row0, band.rows), make_part(plan.folded, plan.w, band.col0, band.cols)};
+}
+
+// Floats between the guided rows of two positions: the vocabulary, a vector to spare, and one cache line more, so that
+// rows of 4096 do not all fall into the same sets of the cache.
+VF_EVERY_LEVEL int64_t guided_stride(int64_t channels) { return (channels + kChannelTile + 15) / 16 * 16 + 16; }
+
 }  // namespace varfast
 
 VF_DECLARE_KERNEL(void, guide_band, (const GuidedSampleTask&, const GuidedBand&, int64_t begin, int64_t end, float*))
@@ -25,15 +35,7 @@ VF_DECLARE_KERNEL(void, guided_sample_plain, (const GuidedSampleTask&, int64_t b
 
 VF_BEGIN
 
-// Floats between the guided rows of two positions: the vocabulary, a vector to spare, and one cache line more, so that
-// rows of 4096 do not all fall into the same sets of the cache.
-VF_HD int64_t guided_stride(int64_t channels) { return (channels + kChannelTile + 15) / 16 * 16 + 16; }
-
 namespace {
-
-Patch band_patch(const PriorPlan& plan, const GuidedBand& band) {
-  return {make_part(plan.folded, plan.h, band.row0, band.rows), make_part(plan.folded, plan.w, band.col0, band.cols)};
-}
 
 // A row of guided logits for each position.
 template <class T, class RowOf>
@@ -148,19 +150,18 @@ constexpr int64_t kBandFloats = 64 * 1024 * 1024 / 4;
 template <class Work>
 void each_band(const GuidedSampleTask& task, int64_t fit, int64_t threads, Work work) {
   const PriorPlan& plan = task.guide.plan;
-  const int64_t height = portable::part_targets(plan.folded, plan.h),
-                width = portable::part_targets(plan.folded, plan.w);
+  const int64_t height = part_targets(plan.folded, plan.h), width = part_targets(plan.folded, plan.w);
   const int64_t down = plan.folded ? std::min(plan.h, 2) : 1, across = plan.folded ? std::min(plan.w, 2) : 1;
   const int64_t images = std::max<int64_t>(1, fit / (plan.h * plan.w));
   int64_t rows = fit >= plan.h * plan.w ? height : std::clamp<int64_t>(fit / (down * plan.w), 1, height);
   rows = (height + (height + rows - 1) / rows - 1) / ((height + rows - 1) / rows);  // as many bands, of equal height
   const int64_t cols = fit >= down * plan.w ? width : std::max<int64_t>(1, fit / (down * across));
-  const int64_t wide = portable::span_width(plan);
+  const int64_t wide = span_width(plan);
   GuidedBand band{};
   band.spans = (task.guide.channels + wide - 1) / wide;
   for (band.image = 0; band.image < task.guide.batch; band.image += images) {
     band.images = std::min(images, task.guide.batch - band.image);
-    band.shares = portable::row_shares(plan, band.images * band.spans, threads);
+    band.shares = row_shares(plan, band.images * band.spans, threads);
     for (int64_t row = 0; row < height; row += rows) {
       for (int64_t col = 0; col < width; col += cols) {
         band.row0 = static_cast<int>(row);
@@ -187,8 +188,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> guided_sample(
   setup.task.past_caches = with_cfg && past_caches(setup.cfg);
   const GuidedSampleTask& task = setup.task;
   const GuideArgs& args = task.guide;
-  const int64_t stride = portable::guided_stride(args.channels);
-  const int64_t row_floats = portable::row_scratch_words(args.channels / groups);
+  const int64_t stride = guided_stride(args.channels);
+  const int64_t row_floats = row_scratch_words(args.channels / groups);
   if (!prev.has_value()) {
     // A position of 4096 channels takes about 5 us: several small ones go together.
     parallel_for(0, args.batch * args.length, 1 + 16384 / (args.channels + 1), [&](int64_t begin, int64_t end) {
@@ -197,9 +198,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> guided_sample(
   } else {
     const int64_t threads = torch::stable::get_num_threads(),
                   fit = std::max<int64_t>(1, std::min(threads * kGuidedFloats, kBandFloats) / stride);
-    const int64_t guide_floats = portable::span_scratch(args.plan);
+    const int64_t guide_floats = span_scratch(args.plan);
     each_band(task, fit, threads, [&](GuidedBand band) {
-      const int64_t positions = band.images * portable::band_patch(args.plan, band).positions();
+      const int64_t positions = band.images * band_patch(args.plan, band).positions();
       band.guided = shared_scratch<float>(positions * stride);
       parallel_for(0, band.images * band.spans * band.shares, 1, [&](int64_t begin, int64_t end) {
         VF_DISPATCH(guide_band, task, band, begin, end, thread_scratch<float>(guide_floats));

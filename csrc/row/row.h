@@ -9,12 +9,29 @@
 #include "row/row_rule.h"
 #include "row/threshold.h"
 
-VF_BEGIN
+namespace varfast {
 
 // Tokens whose weights are summed together; a draw finds its chunk by bisection and its token by a scan of 16.
 constexpr int kWeightChunk = 16;
 
-// Scratch of one row: each array has room for the vocabulary and a vector more.
+// Numbers of a row in scratch: there is room for the vocabulary and a vector more.
+VF_EVERY_LEVEL int64_t row_scratch_room(int64_t vocab) {
+  return (vocab + 2 * kWeightChunk) / kWeightChunk * kWeightChunk;
+}
+
+// 4-byte words of scratch that a row needs.
+VF_EVERY_LEVEL int64_t row_scratch_words(int64_t vocab) {
+  const int64_t room = row_scratch_room(vocab);
+  return 5 * room + 2 * (room / kWeightChunk + 1);
+}
+
+}  // namespace varfast
+
+VF_BEGIN
+
+static_assert(kWeightChunk % kLanes == 0, "chunks are whole vectors, and row_scratch_room leaves room for one more");
+
+// Scratch of one row, row_scratch_room numbers an array.
 struct RowScratch {
   uint32_t* weights;
   float* packed;
@@ -23,14 +40,6 @@ struct RowScratch {
   int32_t* kept_index;
   uint64_t* running;  // running sum of the chunks
 };
-
-VF_HD int64_t row_scratch_room(int64_t vocab) { return (vocab + 2 * kWeightChunk) / kWeightChunk * kWeightChunk; }
-
-// 4-byte words of scratch that a row needs.
-VF_HD int64_t row_scratch_words(int64_t vocab) {
-  const int64_t room = row_scratch_room(vocab);
-  return 5 * room + 2 * (room / kWeightChunk + 1);
-}
 
 VF_HD RowScratch row_scratch(void* memory, int64_t vocab) {
   const int64_t room = row_scratch_room(vocab);

@@ -110,19 +110,66 @@ VF_DEVICE view<uint64_t> run_memory() {
   return words;
 }
 
+// Of each bin the weight of its values, or their number, into words[base + bin]; the high words, where kWeighted, lie
+// kBins further. Begins and ends with what the whole team has written.
+template <bool kWeighted, class Team, class Row>
+VF_DEVICE void fill_bins(const Team& team, const Row& row, const RowWeights& weights, const Bins& bins,
+                         const view<uint32_t>& words, int base) {
+  for (int b = team.rank(); b < (kWeighted ? 2 : 1) * kBins; b += team.size()) words[base + b] = 0;
+  team.sync();
+  each_value(team, row, [&](float x) {
+    if (!bins.has(x)) return;
+    const int to = base + bins.of(x);
+    if constexpr (kWeighted) {  // in 32 bits: an atomic sum of 64 would be a loop
+      const uint32_t w = weights.filter(x);
+      if (atomic_add(words, to, w) + w < w) atomic_add(words, to + kBins, 1u);
+    } else {
+      atomic_add(words, to, 1u);
+    }
+  });
+  team.sync();
+}
+
+// A bin and what lies below it; kBins: none is it.
+template <class Mass>
+struct FoundBin {
+  Mass below, bin;
+};
+
+// The bin with which the running weight, from `settled` on, comes to exceed the limit: known to the lane that holds it.
+// A warp; the first time it asks limit_of.
+template <bool kWeighted, class Mass, class Limit>
+VF_DEVICE FoundBin<Mass> bin_of_limit(const view<uint32_t>& words, int base, Mass settled, double& limit,
+                                      Limit limit_of) {
+  constexpr int kLaneBins = kBins / 32;
+  Mass bin[kLaneBins], mine = 0;
+  for (int b = 0; b < kLaneBins; ++b) {
+    const int at = base + lane() * kLaneBins + b;
+    bin[b] = words[at];
+    if constexpr (kWeighted) bin[b] += static_cast<uint64_t>(words[at + kBins]) << 32;
+    mine += bin[b];
+  }
+  if (limit < 0) limit = limit_of(warp_reduce(mine, [](Mass a, Mass b) -> Mass { return a + b; }));
+  Mass below = settled + warp_running_sum(mine) - mine;
+  FoundBin<Mass> found{0, kBins};
+  for (int b = 0; b < kLaneBins; ++b) {
+    const Mass next = below + bin[b];
+    if (static_cast<double>(below) <= limit && static_cast<double>(next) > limit) {
+      found = {below, static_cast<Mass>(lane() * kLaneBins + b)};
+    }
+    below = next;
+  }
+  return found;
+}
+
 // The least value of [low, largest] that stays where a value goes if all values of the window up to it weigh at most
 // `limit`, and the largest stays. Values weigh 1, or what the filters say where kWeighted; limit_of(weight of all).
 // The team fills the bins, its first warp finds the one that holds the threshold, the team that bin's extremes.
 template <bool kWeighted, class Team, class Row, class Limit>
 VF_DEVICE float least_kept(const Team& team, const Row& row, const RowWeights& weights, float low, Limit limit_of) {
   using Mass = std::conditional_t<kWeighted, uint64_t, uint32_t>;
-  struct Found {
-    Mass below;  // the bin
-    Mass bin;    // kBins: all goes
-  };
-  constexpr int kLaneBins = kBins / 32;
-  const view<uint32_t> words = bin_memory<Team>();  // of each bin the low one; then the high ones
-  VF_SHARED(Found, places, Team::kTeams);
+  const view<uint32_t> words = bin_memory<Team>();
+  VF_SHARED(FoundBin<Mass>, places, Team::kTeams);
   VF_SHARED(int32_t, extremes, Team::kTeams * 2);  // as order keys
   const int base = team.index() * 2 * kBins;
   float high = weights.largest;
@@ -130,43 +177,15 @@ VF_DEVICE float least_kept(const Team& team, const Row& row, const RowWeights& w
   double limit = -1;
   while (low < high) {
     const Bins bins(low, high);
-    for (int b = team.rank(); b < (kWeighted ? 2 : 1) * kBins; b += team.size()) words[base + b] = 0;
-    team.sync();
-    each_value(team, row, [&](float x) {
-      if (!bins.has(x)) return;
-      const int to = base + bins.of(x);
-      if constexpr (kWeighted) {  // in 32 bits: an atomic sum of 64 would be a loop
-        const uint32_t w = weights.filter(x);
-        if (atomic_add(words, to, w) + w < w) atomic_add(words, to + kBins, 1u);
-      } else {
-        atomic_add(words, to, 1u);
-      }
-    });
-    team.sync();
+    fill_bins<kWeighted>(team, row, weights, bins, words, base);
     if (team.rank() < 32) {
-      Mass bin[kLaneBins], mine = 0;
-      for (int b = 0; b < kLaneBins; ++b) {
-        const int at = base + lane() * kLaneBins + b;
-        bin[b] = words[at];
-        if constexpr (kWeighted) bin[b] += static_cast<uint64_t>(words[at + kBins]) << 32;
-        mine += bin[b];
-      }
-      if (limit < 0) limit = limit_of(warp_reduce(mine, [](Mass a, Mass b) -> Mass { return a + b; }));
-      Mass below = settled + warp_running_sum(mine) - mine;
-      Found found{0, kBins};
-      for (int b = 0; b < kLaneBins; ++b) {
-        const Mass next = below + bin[b];
-        if (static_cast<double>(below) <= limit && static_cast<double>(next) > limit) {
-          found = {below, static_cast<Mass>(lane() * kLaneBins + b)};
-        }
-        below = next;
-      }
+      const FoundBin<Mass> found = bin_of_limit<kWeighted>(words, base, settled, limit, limit_of);
       const uint32_t here = ballot(found.bin < kBins);  // one lane's, or none
       if (found.bin < kBins || (here == 0 && lane() == 0)) places[team.index()] = found;
       if (lane() < 2) extremes[team.index() * 2 + lane()] = order_key(lane() == 0 ? high : low);
     }
     team.sync();
-    const Found found = places[team.index()];
+    const FoundBin<Mass> found = places[team.index()];
     if (found.bin == kBins) return high;
     settled = found.below;
     each_value(team, row, [&](float x) {

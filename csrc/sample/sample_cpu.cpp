@@ -72,7 +72,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> sample(const Tensor& logits, const Te
                                temperature, temperature_tensor, temperature_last, top_k, top_p, top_p_tensor, min_p,
                                min_p_tensor, draws, with_stats);
   const SampleTask task{setup.args, rows.data, rows.batch_stride, rows.row_stride, rows.dtype};
-  const int64_t words = portable::row_scratch_words(rows.channels) + rows.channels + 2 * portable::kWeightChunk;
+  const int64_t words = row_scratch_words(rows.channels) + row_scratch_room(rows.channels);
   // A row of 4096 takes about 5 us; smaller rows go together so that a task outweighs its hand-over.
   const int64_t grain = rows.channels >= 2048 ? 1 : 2048 / rows.channels;
   parallel_for(0, rows.batch * rows.length, grain, [&](int64_t begin, int64_t end) {

@@ -25,6 +25,23 @@ struct SelectSetup {
   Scalars alpha, min_distance;  // keep their tensors alive
 };
 
+// Where the rows of the candidates are: `rows` is the codebook, or the candidates themselves.
+inline void set_rows(SelectArgs& args, const Tensor& rows, const Tensor& candidates, const OptTensor& codebook) {
+  args.rows = rows.const_data_ptr();
+  args.dtype = dtype_of(rows, codebook.has_value() ? "codebook" : "candidates", Dtype::boolean);
+  args.length = candidates.size(2);
+  args.channels = rows.size(-1);
+  if (codebook.has_value()) {
+    STD_TORCH_CHECK(candidates.scalar_type() == ScalarType::Long, "candidates must be int64 ids");
+    STD_TORCH_CHECK(codebook->dim() == 2 && codebook->size(0) > 0, "codebook must be (V, C) with V > 0");
+    args.ids = static_cast<const int64_t*>(candidates.const_data_ptr());
+    args.id_batch_stride = candidates.stride(0);
+    args.id_candidate_stride = candidates.stride(1);
+    args.id_position_stride = candidates.stride(2);
+    args.codes = codebook->size(0);
+  }
+}
+
 inline SelectSetup select_setup(const Tensor& scores, const OptTensor& candidates, const OptTensor& codebook,
                                 const Tensor& seeds, const std::string& rule, double alpha, int64_t most,
                                 double min_distance, int64_t stream, const OptTensor& order,
@@ -51,20 +68,7 @@ inline SelectSetup select_setup(const Tensor& scores, const OptTensor& candidate
     STD_TORCH_CHECK(candidates.has_value() && candidates->dim() == (codebook.has_value() ? 3 : 4) &&
                         candidates->size(0) == batch && candidates->size(1) == count,
                     "candidates must be ids (B, N, L) with a codebook, or (B, N, L, C)");
-    const Tensor rows = contiguous(codebook.has_value() ? *codebook : *candidates);
-    args.rows = rows.const_data_ptr();
-    args.dtype = dtype_of(rows, codebook.has_value() ? "codebook" : "candidates", Dtype::boolean);
-    args.length = candidates->size(2);
-    args.channels = rows.size(-1);
-    if (codebook.has_value()) {
-      STD_TORCH_CHECK(candidates->scalar_type() == ScalarType::Long, "candidates must be int64 ids");
-      STD_TORCH_CHECK(codebook->dim() == 2 && codebook->size(0) > 0, "codebook must be (V, C) with V > 0");
-      args.ids = static_cast<const int64_t*>(candidates->const_data_ptr());
-      args.id_batch_stride = candidates->stride(0);
-      args.id_candidate_stride = candidates->stride(1);
-      args.id_position_stride = candidates->stride(2);
-      args.codes = codebook->size(0);
-    }
+    set_rows(args, contiguous(codebook.has_value() ? *codebook : *candidates), *candidates, codebook);
   }
   if (order.has_value()) {
     STD_TORCH_CHECK(order->scalar_type() == ScalarType::Long && order->dim() == 2 && order->size(0) == batch &&

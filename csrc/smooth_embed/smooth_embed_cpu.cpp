@@ -73,8 +73,8 @@ Tensor smooth_embed(const Tensor& logits, const Tensor& codebook, const Tensor& 
                                          ratio_tensor, tau_tensor, top_p_tensor, kPurposeNoise);
   const Rows& rows = setup.logits;
   const SmoothTask& task = setup.task;
-  const int64_t words = portable::row_scratch_words(rows.channels) + 3 * portable::row_scratch_room(rows.channels) +
-                        codebook.size(1) + 2 * portable::kWeightChunk;
+  const int64_t words =
+      row_scratch_words(rows.channels) + 3 * row_scratch_room(rows.channels) + row_scratch_room(codebook.size(1));
   parallel_for(0, rows.batch * rows.length, 1, [&](int64_t begin, int64_t end) {
     VF_DISPATCH(smooth_embed_tasks, task, begin, end, thread_scratch<uint32_t>(words));
   });

@@ -111,6 +111,92 @@ inline Unreduced next_unreduced(const Lanes& t, F64 bound, F64 begin) {
   return found;
 }
 
+// The next sweep of each lane: from `to` down to `from`, or none where to < 0, with the bulge that its shift begins
+// with in g0. Rows [bottom, top] are those of all lanes together.
+struct Sweeps {
+  double from[kLanes64], to[kLanes64], g0[kLanes64];
+  int64_t top = -1, bottom;
+};
+
+// `sweeps` counts those of each lane for its value in turn; a lane that has taken kIterations of them gets its bit in
+// `failed` and rests.
+inline Sweeps next_sweeps(const Lanes& t, const double* shifts, const Unreduced& block, F64 begin,
+                          int (&sweeps)[kLanes64], unsigned& failed) {
+  Sweeps next;
+  double before[kLanes64];
+  store(before, begin);
+  store(next.from, block.begin);
+  store(next.to, block.end);
+  next.bottom = t.n;
+  for (int q = 0; q < kLanes64; ++q) {
+    next.g0[q] = 0.0;
+    if (next.to[q] < 0) continue;
+    const int64_t l = static_cast<int64_t>(next.from[q]), end = static_cast<int64_t>(next.to[q]);
+    sweeps[q] = next.from[q] == before[q] ? sweeps[q] + 1 : 1;
+    if (sweeps[q] > kIterations) {
+      failed |= 1u << q;
+      next.from[q] = static_cast<double>(t.n);
+      next.to[q] = -1.0;
+      continue;
+    }
+    const double *d = t.d + l * kLanes64 + q, e = t.e[l * kLanes64 + q], d_end = t.d[end * kLanes64 + q];
+    if (shifts != nullptr && sweeps[q] == 1) {
+      next.g0[q] = d_end - shifts[l * kLanes64 + q];
+    } else {
+      const double g = (d[kLanes64] - d[0]) / (2.0 * e);
+      next.g0[q] = d_end - d[0] + e / (g + std::copysign(std::sqrt(g * g + 1.0), g));
+    }
+    next.top = end - 1 > next.top ? end - 1 : next.top;
+    next.bottom = l < next.bottom ? l : next.bottom;
+  }
+  return next;
+}
+
+// One sweep of all lanes. A lane waits until `first`, turns until its own end and computes on with what nobody keeps.
+template <class Keep>
+inline void sweep_lanes(const Lanes& t, const Sweeps& now, Keep& keep) {
+  const F64 begin = load64(now.from), end = load64(now.to);
+  F64 g = splat64(0.0), s = g, c = g, p = g, end_g = g, end_p = g, e_above = load64(t.e + (now.top + 1) * kLanes64);
+  keep.begin(now.top, now.from, now.to);
+  for (int64_t i = now.top; i >= now.bottom; --i) {
+    const F64 here = splat64(static_cast<double>(i)), above = here + splat64(1.0);
+    const Mask64 turns = ge(here, begin) & lt(here, end), first = turns & ge(above, end);
+    if (any(first)) {
+      g = select(first, load64(now.g0), g);
+      s = select(first, splat64(1.0), s);
+      c = select(first, splat64(1.0), c);
+      p = select(first, splat64(0.0), p);
+    }
+    double *d = t.d + i * kLanes64, *e = t.e + i * kLanes64;
+    const F64 e_here = load64(e), f = s * e_here, b = c * e_here;
+    const F64 square = madd(g, g, f * f);
+    const Mask64 vanishes = lt(square, splat64(0x1p-900));
+    // The root and the reciprocal do not wait for each other. r has g's sign, so that c >= 0.
+    const F64 r = copysign(sqrt(square), g), inverse = r * (splat64(1.0) / square);
+    s = select(vanishes, splat64(0.0), f * inverse);
+    c = select(vanishes, splat64(1.0), g * inverse);
+    const F64 d_above = load64(d + kLanes64), rest = d_above - p;
+    const F64 twice = madd(load64(d) - rest, s, (b + b) * c);
+    p = s * twice;
+    g = madd(c, twice, splat64(0.0) - b);
+    end_p = select(turns, p, end_p);
+    end_g = select(turns, g, end_g);
+    store(d + kLanes64, select(turns, rest + p, d_above));
+    store(e + kLanes64, select(turns, select(first | vanishes, splat64(0.0), r), e_above));
+    e_above = e_here;
+    keep.turn(i, i == now.bottom, c, s);
+  }
+  double last_g[kLanes64], last_p[kLanes64];
+  store(last_g, end_g);
+  store(last_p, end_p);
+  for (int q = 0; q < kLanes64; ++q) {
+    if (now.to[q] < 0) continue;
+    const int64_t at = static_cast<int64_t>(now.from[q]) * kLanes64 + q;
+    t.d[at] -= last_p[q];
+    t.e[at] = last_g[q];
+  }
+}
+
 // Diagonalises T: d ends as the eigenvalues, `keep` is told of every rotation. With `shifts` (n x kLanes64) the first
 // sweep for entry k of a lane is shifted by shifts[k], an eigenvalue that is known to appear there. Bit q of the
 // result: lane q took more than kIterations sweeps for a value.
@@ -121,76 +207,10 @@ inline unsigned implicit_ql(const Lanes& t, const double* shifts, Keep&& keep) {
   F64 begin = splat64(0.0);
   const F64 bound = negligible(t);
   for (;;) {
-    const Unreduced block = next_unreduced(t, bound, begin);
-    double from[kLanes64], to[kLanes64], before[kLanes64], g0[kLanes64];
-    store(before, begin);
-    store(from, block.begin);
-    store(to, block.end);
-    int64_t top = -1, bottom = t.n;
-    for (int q = 0; q < kLanes64; ++q) {
-      g0[q] = 0.0;
-      if (to[q] < 0) continue;
-      const int64_t l = static_cast<int64_t>(from[q]), end = static_cast<int64_t>(to[q]);
-      sweeps[q] = from[q] == before[q] ? sweeps[q] + 1 : 1;
-      if (sweeps[q] > kIterations) {
-        failed |= 1u << q;
-        from[q] = static_cast<double>(t.n);
-        to[q] = -1.0;
-        continue;
-      }
-      const double *d = t.d + l * kLanes64 + q, e = t.e[l * kLanes64 + q], d_end = t.d[end * kLanes64 + q];
-      if (shifts != nullptr && sweeps[q] == 1) {
-        g0[q] = d_end - shifts[l * kLanes64 + q];
-      } else {
-        const double g = (d[kLanes64] - d[0]) / (2.0 * e);
-        g0[q] = d_end - d[0] + e / (g + std::copysign(std::sqrt(g * g + 1.0), g));
-      }
-      top = end - 1 > top ? end - 1 : top;
-      bottom = l < bottom ? l : bottom;
-    }
-    begin = load64(from);
-    if (top < 0) return failed;
-    const F64 end = load64(to);
-    // A lane waits until `first`, turns until its own end and computes on with what nobody keeps.
-    F64 g = splat64(0.0), s = g, c = g, p = g, end_g = g, end_p = g, e_above = load64(t.e + (top + 1) * kLanes64);
-    keep.begin(top, from, to);
-    for (int64_t i = top; i >= bottom; --i) {
-      const F64 here = splat64(static_cast<double>(i)), above = here + splat64(1.0);
-      const Mask64 turns = ge(here, begin) & lt(here, end), first = turns & ge(above, end);
-      if (any(first)) {
-        g = select(first, load64(g0), g);
-        s = select(first, splat64(1.0), s);
-        c = select(first, splat64(1.0), c);
-        p = select(first, splat64(0.0), p);
-      }
-      double *d = t.d + i * kLanes64, *e = t.e + i * kLanes64;
-      const F64 e_here = load64(e), f = s * e_here, b = c * e_here;
-      const F64 square = madd(g, g, f * f);
-      const Mask64 vanishes = lt(square, splat64(0x1p-900));
-      // The root and the reciprocal do not wait for each other. r has g's sign, so that c >= 0.
-      const F64 r = copysign(sqrt(square), g), inverse = r * (splat64(1.0) / square);
-      s = select(vanishes, splat64(0.0), f * inverse);
-      c = select(vanishes, splat64(1.0), g * inverse);
-      const F64 d_above = load64(d + kLanes64), rest = d_above - p;
-      const F64 twice = madd(load64(d) - rest, s, (b + b) * c);
-      p = s * twice;
-      g = madd(c, twice, splat64(0.0) - b);
-      end_p = select(turns, p, end_p);
-      end_g = select(turns, g, end_g);
-      store(d + kLanes64, select(turns, rest + p, d_above));
-      store(e + kLanes64, select(turns, select(first | vanishes, splat64(0.0), r), e_above));
-      e_above = e_here;
-      keep.turn(i, i == bottom, c, s);
-    }
-    double last_g[kLanes64], last_p[kLanes64];
-    store(last_g, end_g);
-    store(last_p, end_p);
-    for (int q = 0; q < kLanes64; ++q) {
-      if (to[q] < 0) continue;
-      const int64_t at = static_cast<int64_t>(from[q]) * kLanes64 + q;
-      t.d[at] -= last_p[q];
-      t.e[at] = last_g[q];
-    }
+    const Sweeps now = next_sweeps(t, shifts, next_unreduced(t, bound, begin), begin, sweeps, failed);
+    if (now.top < 0) return failed;
+    begin = load64(now.from);
+    sweep_lanes(t, now, keep);
   }
 }
 

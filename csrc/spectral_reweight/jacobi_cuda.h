@@ -184,6 +184,66 @@ struct Components {
 // Shared numbers of a block: the matrix twice, then the vectors, one after the other.
 VF_HD int64_t jacobi_numbers(int64_t n) { return 8 * pairs_of((n + 1) / 2) + (n + n % 2) * n; }
 
+// A thread's block of the matrix: of two pairs of rows and columns, which a round turns and moves on in the ring.
+struct TurningBlock {
+  bool works;
+  PairOf pair;
+  int first, third;  // entries; the second lies behind the first, the fourth three behind
+  int to[3];         // of its entries, a row after the other; the last comes to be the first
+
+  VF_DEVICE TurningBlock(const SmallBlocks& blocks, int worker, int even)
+      : works(worker >= 0 && worker < blocks.count), pair(pair_of(works ? worker : 0)), first(works ? worker : 0) {
+    third = first + (pair.row == pair.column ? 1 : 2) * blocks.count;
+    VF_UNROLL(3)
+    for (int k = 0; k < 3; ++k) {
+      const int i = 2 * pair.row + k / 2 + even - 1, j = 2 * pair.column + k % 2 + even - 1;
+      to[k] = blocks.entry(i % even, j % even);
+    }
+    rematerialise(first);  // how it came about: kept, not worked out in every round
+  }
+
+  // Reads the copy at `here`, writes the one at `there`; `by` is the rotation of the lane's pair.
+  VF_DEVICE void round(const view<double>& memory, int count, int here, int there, const Rotation& by) const {
+    double pu = memory[here + first], pv = memory[here + first + count];
+    double qu = memory[here + third], qv = memory[here + first + 3 * count];
+    const Rotation rows = shuffle(by, pair.row), columns = shuffle(by, pair.column);
+    turn(rows, pu, qu);
+    turn(rows, pv, qv);
+    turn(columns, pu, pv);
+    turn(columns, qu, qv);
+    if (works) {
+      memory[there + to[0]] = pu;
+      memory[there + to[1]] = pv;
+      memory[there + to[2]] = qu;
+      memory[there + first] = qv;
+    }
+  }
+};
+
+// What a warp works out of a round: a lane the rotation of its pair.
+struct PairRotations {
+  int diagonal, count, rest;  // rest: the round in which the pair stays
+
+  // In every other round two ends of the ring are neighbours that have met already: they stay.
+  VF_DEVICE PairRotations(const SmallBlocks& blocks, int pair, int even)
+      : diagonal(SmallBlocks::at(pair, pair)), count(blocks.count), rest(even - 1 - 2 * pair) {
+    rematerialise(diagonal);
+  }
+
+  // `turning` becomes true where the pair is not yet orthogonal.
+  VF_DEVICE Rotation round(const view<double>& memory, int here, int number, bool& turning) const {
+    const double pp = memory[here + diagonal], pq = memory[here + diagonal + count];
+    const double qq = memory[here + diagonal + 3 * count];
+    const bool stays = number == rest, turns = (fabs(pq) > kNothing) & !stays;
+    // Convergence is quadratic: cosines of at most 1e-9 before a sweep are rounding after it.
+    turning |= turns & (pq * pq > 1e-18 * fabs(pp * qq));
+    Rotation by = rotation_of(pp, pq, qq);
+    by.c = turns ? by.c : stays ? 1.0 : 0.0;
+    by.s = turns ? by.s : stays ? 0.0 : -1.0;
+    return by;
+  }
+};
+
 VF_KERNEL_OF(kMostThreads, 1) jacobi_kernel(SpectralTask task) {
   const int n = static_cast<int>(task.n), even = n + n % 2, pairs = even / 2;
   const SmallBlocks blocks{static_cast<int>(pairs_of(pairs))};
@@ -200,55 +260,20 @@ VF_KERNEL_OF(kMostThreads, 1) jacobi_kernel(SpectralTask task) {
   }
   barrier();
 
-  // A thread of the matrix turns one block of two pairs of rows.
   const int role = shuffle(warp(), 0);  // the same in the whole warp, and the compiler sees it
-  const int worker = thread_x() - 32 * kVectorWarps;
-  const bool works = worker >= 0 && worker < blocks.count;
-  const PairOf mine = pair_of(works ? worker : 0);
-  int first = works ? worker : 0;
-  const int third = first + (mine.row == mine.column ? 1 : 2) * blocks.count;
-  int to[3];  // of its entries, a row after the other; the last comes to be the first
-  VF_UNROLL(3)
-  for (int k = 0; k < 3; ++k) {
-    const int i = 2 * mine.row + k / 2 + even - 1, j = 2 * mine.column + k % 2 + even - 1;
-    to[k] = blocks.entry(i % even, j % even);
-  }
-  // In every other round two ends of the ring are neighbours that have met already: they stay.
-  const int pair = lane() < pairs ? lane() : 0, rest = even - 1 - 2 * pair;
-  int diagonal = SmallBlocks::at(pair, pair);
-  rematerialise(first);  // how they came about: kept, not worked out in every round
-  rematerialise(diagonal);
+  const TurningBlock mine(blocks, thread_x() - 32 * kVectorWarps, even);
+  const PairRotations rotations(blocks, lane() < pairs ? lane() : 0, even);
   Components components{role, {}, {}};
   components.begin();
-
   int sweep = 0, here = 0, there = 4 * blocks.count;
   for (bool turning = true; turning && sweep < kSweeps; ++sweep) {
     turning = false;
     for (int round = 0; round < even; ++round) {
-      const double pp = memory[here + diagonal], pq = memory[here + diagonal + blocks.count];
-      const double qq = memory[here + diagonal + 3 * blocks.count];
-      const bool stays = round == rest, turns = (fabs(pq) > kNothing) & !stays;
-      // Convergence is quadratic: cosines of at most 1e-9 before a sweep are rounding after it.
-      turning |= turns & (pq * pq > 1e-18 * fabs(pp * qq));
-      Rotation by = rotation_of(pp, pq, qq);
-      by.c = turns ? by.c : stays ? 1.0 : 0.0;
-      by.s = turns ? by.s : stays ? 0.0 : -1.0;
+      const Rotation by = rotations.round(memory, here, round, turning);
       if (role < kVectorWarps) {
         components.round(by, n, pairs);
       } else {
-        double pu = memory[here + first], pv = memory[here + first + blocks.count];
-        double qu = memory[here + third], qv = memory[here + first + 3 * blocks.count];
-        const Rotation rows = shuffle(by, mine.row), columns = shuffle(by, mine.column);
-        turn(rows, pu, qu);
-        turn(rows, pv, qv);
-        turn(columns, pu, pv);
-        turn(columns, qu, qv);
-        if (works) {
-          memory[there + to[0]] = pu;
-          memory[there + to[1]] = pv;
-          memory[there + to[2]] = qu;
-          memory[there + first] = qv;
-        }
+        mine.round(memory, blocks.count, here, there, by);
       }
       const int done = here;
       here = there;

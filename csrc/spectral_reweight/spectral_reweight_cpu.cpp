@@ -236,10 +236,9 @@ std::tuple<Tensor, Tensor> spectral_reweight(const Tensor& x, double beta, const
   for (int64_t b = 0; b < batch; ++b) {
     STD_TORCH_CHECK(!unsolved[b], "spectral_reweight: the eigensolver did not converge on image ", b, " of ",
                     args.length, " x ", args.channels, ", whose values are finite; please report it with the image");
-    STD_TORCH_CHECK(!overflows[b], "spectral_reweight: image ", b,
-                    " overflows x's dtype with alpha=", portable::value_at(args.alpha, b, 0),
-                    " and beta=", portable::value_at(args.beta, b, 0), relative ? " / s_max" : "",
-                    "; use a smaller alpha or beta");
+    STD_TORCH_CHECK(
+        !overflows[b], "spectral_reweight: image ", b, " overflows x's dtype with alpha=", value_at(args.alpha, b, 0),
+        " and beta=", value_at(args.beta, b, 0), relative ? " / s_max" : "", "; use a smaller alpha or beta");
   }
   return {setup.y, setup.sigma};
 }
