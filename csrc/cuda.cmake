@@ -1,10 +1,24 @@
 # The CUDA library. It needs nvcc and torch's headers, but neither a GPU nor a CUDA torch: the stable ABI's device
 # functions are found when the library is loaded, beside a torch that has them.
+
+# Compute capabilities whose PTX differs in nothing but its header are compiled to it once, as the oldest of them that is
+# asked for: those of a generation, and all from 10.0 on. csrc asks for clusters (9.0) and for nothing newer.
+set(cuda_codes "")
+set(generations "")
+list(SORT VARFAST_CUDA_ARCHS COMPARE NATURAL)
 foreach(arch ${VARFAST_CUDA_ARCHS})
-  list(APPEND CMAKE_CUDA_ARCHITECTURES "${arch}-real")
+  math(EXPR generation "${arch} / 10")
+  if(generation GREATER 10)
+    set(generation 10)
+  endif()
+  if(NOT generation IN_LIST generations)
+    list(APPEND generations ${generation})
+    set(ptx ${arch})
+  endif()
+  list(APPEND cuda_codes "--generate-code=arch=compute_${ptx},code=sm_${arch}")
 endforeach()
-list(GET VARFAST_CUDA_ARCHS -1 newest)
-list(APPEND CMAKE_CUDA_ARCHITECTURES "${newest}-virtual")  # later machines compile this one's PTX when they load it
+list(APPEND cuda_codes "--generate-code=arch=compute_${ptx},code=compute_${ptx}")  # later machines compile it as they load
+set(CMAKE_CUDA_ARCHITECTURES OFF)
 enable_language(CUDA)
 set(CMAKE_CUDA_STANDARD 20)
 set(CMAKE_CUDA_EXTENSIONS OFF)
@@ -24,7 +38,9 @@ endforeach()
 add_library(varfast_cuda SHARED ${cuda_sources} csrc/dse_prior/dse_operator.cpp)
 target_include_directories(varfast_cuda PRIVATE csrc)
 # -fmad=false: as -ffp-contract=off on the CPU. relaxed-constexpr: std::numeric_limits on the device.
-set(cuda_flags -O3 -fmad=false --expt-relaxed-constexpr --ptxas-options=-v -Xcompiler=-Wall,-Wextra,-ffp-contract=off)
+# --threads: guided_sample alone takes as long as all the others, so its architectures are compiled side by side.
+set(cuda_flags -O3 ${cuda_codes} --threads=3 -fmad=false --expt-relaxed-constexpr --ptxas-options=-v
+  -Xcompiler=-Wall,-Wextra,-ffp-contract=off)
 if(VARFAST_WERROR)
   list(APPEND cuda_flags -Xcompiler=-Werror)
 endif()

@@ -1,4 +1,4 @@
-"""Marks that carry their own skips, and the switch that turns skips into failures."""
+"""Marks that carry their own skips, and the switches that turn skips into failures: VARFAST_REQUIRE, and CI=true."""
 
 import importlib.util
 import os
@@ -28,6 +28,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if not config.getoption("--slow"):
         missing["slow"] = "slow: run with --slow (`make check`)"
     required = set(filter(None, os.environ.get("VARFAST_REQUIRE", "").split(",")))
+    if os.environ.get("CI") == "true":
+        required.add("needs_triton")  # which the test extra brings
     for item in items:
         for mark, reason in missing.items():
             # Not item.keywords: they hold the names of the folders above as well.

@@ -1,5 +1,6 @@
 """Compiles pieces of csrc for tests marked source_tree, with the flags that CMakeLists.txt gives the op library."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -45,9 +46,11 @@ def torch_libraries() -> list[str]:
 
 
 def tool(name: str) -> str:
-    """Path of a program, or a skip that says that it is missing."""
+    """Path of a program; where it is missing, a skip that says so, and under CI=true a failure."""
     found = shutil.which(name)
     if found is None:
+        if os.environ.get("CI") == "true":
+            pytest.fail(f"CI needs {name}: .ci/tools installs it")
         pytest.skip(f"needs {name}")
     return found
 

@@ -5,7 +5,8 @@ import os
 VARIABLES = {
     "VARFAST_SIMD": "portable, avx2 or avx512: forces the CPU's instruction set (default: the best one present)",
     "VARFAST_CUDA": "auto, on or off, at build time: whether to build for CUDA (auto: with a CUDA torch and its nvcc)",
-    "VARFAST_CUDA_ARCHS": 'at build time: compute capabilities, "80;90" (default: 80;90;100;120)',
+    "VARFAST_CUDA_ARCHS": 'at build time: compute capabilities, "80;90" '
+    "(default: 80;90;100;120; 86 and 89 run the code of 80)",
     "VARFAST_BUILD_DIR": "at build time: CMake's working folder (default: build/cmake)",
     "VARFAST_TORCH_DIR": "at build time: folder of the torch to build with (default: the environment's)",
     "VARFAST_WERROR": "at build time: off or on, whether the compiler's warnings are errors (default: off)",

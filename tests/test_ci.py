@@ -1,0 +1,87 @@
+"""What `.ci/run` is made of: the CUDA build's report and its architectures, and what CI=true demands."""
+
+import importlib.util
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import native
+import pytest
+from native import ROOT, run, tool
+
+pytestmark = pytest.mark.source_tree
+
+KEEP = ROOT / ".ci" / "keep_report"
+
+
+def compiler(folder: Path, says: str, status: int = 0) -> Path:
+    """A program that says something on both of its channels."""
+    file = folder / "compiler"
+    file.write_text(f'#!/bin/sh\necho "out: {says}"\necho "err: {says}" >&2\nexit {status}\n')
+    file.chmod(0o755)
+    return file
+
+
+def test_a_report_lies_beside_its_object_and_only_of_a_success(tmp_path: Path) -> None:
+    out, report = tmp_path / "my object.o", tmp_path / "my object.o.ptxas"
+    run(KEEP, compiler(tmp_path, "first"), "-c", "-o", out)
+    assert report.read_text() == "out: first\nerr: first\n"
+    broken = compiler(tmp_path, "broken", 3)
+    done = subprocess.run([KEEP, broken, "-o", out], capture_output=True, text=True)
+    assert done.returncode == 3 and done.stdout == "out: broken\nerr: broken\n"
+    assert not report.exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        (None, {("80", "sm_80"), ("90", "sm_90"), ("100", "sm_100"), ("100", "sm_120"), ("100", "compute_100")}),
+        ("89;120;86", {("86", "sm_86"), ("86", "sm_89"), ("120", "sm_120"), ("120", "compute_120")}),
+    ],
+)
+def test_each_architecture_has_code_and_ptx_is_made_once_a_family(given, wanted, tmp_path: Path) -> None:
+    tool("nvcc")
+    torch = Path(importlib.util.find_spec("torch").origin).parent
+    options = ["-DVARFAST_CUDA=ON", f"-DTORCH_DIR={torch}", *([f"-DVARFAST_CUDA_ARCHS={given}"] if given else [])]
+    run(tool("cmake"), "-S", ROOT, "-B", tmp_path, "-G", "Ninja", *options)
+    text = (tmp_path / "build.ninja").read_text()
+    flags = re.findall(r"^  FLAGS = (.*-fmad=false.*)$", text, re.MULTILINE)
+    assert len(flags) == len(list((ROOT / "csrc").glob("*/*_cuda.cu")))
+    for line in flags:
+        codes = re.findall(r"--generate-code=arch=compute_(\d+),code=(\w+)", line)
+        assert set(codes) == wanted and len(codes) == len(wanted)
+
+
+def test_what_is_missing_fails_under_ci_and_is_skipped_elsewhere(monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CI", raising=False)
+    with pytest.raises(pytest.skip.Exception, match="needs nvcc"):
+        native.tool("nvcc")
+    monkeypatch.setenv("CI", "true")
+    with pytest.raises(pytest.fail.Exception, match=r"needs nvcc: \.ci/tools"):
+        native.tool("nvcc")
+
+
+@pytest.mark.parametrize(("ci", "status"), [("", 0), ("true", 1)])
+def test_the_cuda_step_needs_nvcc_under_ci(ci: str, status: int) -> None:
+    environment = {**os.environ, "CI": ci, "PATH": "/usr/bin:/bin"}
+    if (Path("/usr/bin/nvcc")).exists():
+        pytest.skip("nvcc cannot be hidden: it lies beside the shell")
+    done = subprocess.run([ROOT / ".ci" / "cuda"], env=environment, capture_output=True, text=True)
+    assert done.returncode == status and "no nvcc in PATH" in done.stdout, done.stdout + done.stderr
+
+
+def test_every_program_that_a_test_needs_is_installed_by_the_tools() -> None:
+    """Or comes with Debian's own essentials or with the extras."""
+    text = (ROOT / ".ci" / "tools").read_text()
+    elsewhere = {"cmake", "ninja", "c++", "nm", "readelf"}  # build requirements; g++; binutils, as objdump
+    used = {
+        name
+        for file in (ROOT / "tests").glob("*.py")
+        for name in re.findall(r'\btool\("([\w+-]+)"\)', file.read_text())
+    }
+    missing = {
+        name for name in used - elsewhere if f"needs {name} " not in text and f"! command -v {name} " not in text
+    }
+    assert used > elsewhere and not missing
