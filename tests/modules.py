@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SHAPE = re.compile(r"\((?:\.\.\.|[A-Z0-9]|rows|h|tokens|as many)[^()]*,[^()]*\)|\b(?:any|same|of) shape\b|0-dim")
 TENSOR = re.compile(r"\b(?:torch\.)?Tensor\b")
 RAISES = re.compile(r"\braises?\b|\w+(?:Error|Exit|BadParameter)\b", re.I)
+ELSEWHERE = re.compile(r"\b(?:as|see) `", re.I)
 SOURCE = re.compile(r"arXiv|Source:|https?://")
 
 
@@ -124,7 +125,7 @@ def public_functions(tree: ast.Module) -> Iterator[tuple[str, Function, str]]:
                 if isinstance(inner, Function) and inner.name in ("__init__", "__post_init__"):
                     yield node.name, inner, text
                 elif isinstance(inner, Function) and not inner.name.startswith("_"):
-                    yield f"{node.name}.{inner.name}", inner, ast.get_docstring(inner) or ""
+                    yield f"{node.name}.{inner.name}", inner, f"{ast.get_docstring(inner) or ''} {text}"
 
 
 def own_nodes(function: Function) -> Iterator[ast.AST]:
@@ -150,24 +151,31 @@ def lacking(text: str, *, source: bool) -> dict[str, list[str]]:
     """What the docstrings of a module's public functions leave out, of what applies to them:
 
     - shapes, where an argument or the result is a tensor (`Callable`s that take one aside);
-    - errors, where the body raises or hands an argument to a check;
+    - errors, where the body raises or hands an argument to a check; a module may say it of all that it holds;
     - the source, where `source` says that the module holds published mathematics: in the docstring or the module's.
+
+    A method may leave it to its class, and a text that says "as `...`" or "see `...`" to what it names.
     """
     tree = ast.parse(text)
     module = ast.get_docstring(tree) or ""
     result: dict[str, list[str]] = {}
     for name, function, said in public_functions(tree):
         missing = []
-        if any(TENSOR.search(a) for a in _annotations(function) if "Callable" not in a) and not SHAPE.search(said):
+        named = ELSEWHERE.search(said)
+        if (
+            not named
+            and any(TENSOR.search(a) for a in _annotations(function) if "Callable" not in a)
+            and not SHAPE.search(said)
+        ):
             missing.append("shapes")
         raising = any(
             isinstance(node, ast.Raise)
             or (isinstance(node, ast.Call) and re.search(r"(^|\.)check_\w+$", ast.unparse(node.func)))
             for node in own_nodes(function)
         )
-        if raising and not RAISES.search(said):
+        if not named and raising and not RAISES.search(said + module):
             missing.append("errors")
-        if source and not SOURCE.search(said + module):
+        if source and not named and not SOURCE.search(said + module):
             missing.append("source")
         if missing:
             result[name] = missing

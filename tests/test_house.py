@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
-from modules import MODULES, ROOT, back_doors, circles, imports, private_names, tracked
+from modules import MODULES, ROOT, back_doors, circles, imports, lacking, private_names, tracked
 
 import varfast
 from varfast import _env, _extras, ops
@@ -102,6 +102,37 @@ def test_no_room_holds_what_is_no_op() -> None:
         "hosts",
     }
     assert folders | kernels | benches <= set(ops.__all__)
+
+
+# The reference and the Triton kernels carry out what varfast.ops says; a command's docstring is its help in the shell.
+SPOKEN_FOR = ("varfast.reference", "varfast.triton_kernels", "varfast.cli")
+SOURCED = ("varfast.guidance", "varfast.metrics", "varfast.ops")
+OWN = {"filter_logits", "sample"}  # published nowhere: the reference of that name is the definition
+
+
+def test_docstrings_of_the_public_tell_shapes_errors_and_sources() -> None:
+    bare = """
+def f(x: Tensor) -> Tensor:
+    \"\"\"Says nothing.\"\"\"
+    check_tensor("x", x, "B")
+class C:
+    \"\"\"Of maps (B, C).\"\"\"
+    def forward(self, x: Tensor) -> Tensor: raise ValueError
+    def told(self, x: Tensor) -> Tensor:
+        \"\"\"Raises ValueError. Source: a paper.\"\"\"
+        raise ValueError
+    def _private(self, x: Tensor) -> Tensor: raise ValueError
+"""
+    assert lacking(bare, source=True) == {"f": ["shapes", "errors", "source"], "C.forward": ["errors", "source"]}
+    found = {}
+    for name, path in MODULES.items():
+        if name.startswith(SPOKEN_FOR) or any(part.startswith("_") for part in name.split(".")):
+            continue
+        missing = lacking(path.read_text(), source=name.startswith(SOURCED))
+        if name.startswith("varfast.ops."):  # beside its op, a module there has what the other ops share
+            missing = {op: what for op, what in missing.items() if op in set(ops.__all__) - OWN}
+        found |= {f"{name}: {public}": what for public, what in missing.items()}
+    assert not found
 
 
 def test_every_op_is_documented_in_full() -> None:

@@ -31,7 +31,7 @@ def check_tensor(name: str, value: object, shape: str, dtypes: Sequence[torch.dt
 
 
 def check_like(name: str, value: object, shape: Sequence[int], model: Tensor, model_name: str) -> Tensor:
-    """Checks that `value` is a tensor of exactly this shape, with the dtype and device of another argument."""
+    """Checks that `value` is a tensor of shape `shape`, (B, L) say, with the dtype and device of another argument."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a tensor of shape {tuple(shape)}, got {type(value).__name__}")
     if tuple(value.shape) != tuple(shape):
@@ -42,14 +42,14 @@ def check_like(name: str, value: object, shape: Sequence[int], model: Tensor, mo
 
 
 def check_device(name: str, value: Tensor, model: Tensor, model_name: str) -> Tensor:
-    """Checks that two arguments live on one device."""
+    """Checks that two arguments, of any shape, live on one device."""
     if value.device != model.device:
         raise ValueError(f"{name} must be on {model_name}'s device {model.device}, got {value.device}")
     return value
 
 
 def check_codebook(codebook: object, ids: Tensor, name: str) -> Tensor:
-    """Checks that ids, the argument `name`, have a codebook with rows and columns on their device."""
+    """Checks that ids, the argument `name`, have a codebook (V, C) with rows and columns on their device."""
     if codebook is None:
         raise ValueError(f"codebook must be given where {name} are ids ({ids.dtype})")
     table = check_tensor("codebook", codebook, "V, C")

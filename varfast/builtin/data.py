@@ -72,7 +72,10 @@ def load_split(split: str, folder: str | os.PathLike[str] | None = None) -> Spli
 
 
 def read_idx(path: Path) -> torch.Tensor:
-    """The uint8 tensor in a gzipped IDX file (http://yann.lecun.com/exdb/mnist); ValueError if it is damaged."""
+    """The uint8 tensor in a gzipped IDX file (http://yann.lecun.com/exdb/mnist), of any shape: the file states it.
+
+    Raises ValueError if the file is damaged.
+    """
     try:
         with gzip.open(path, "rb") as file:
             raw = file.read()

@@ -64,7 +64,7 @@ class Judge:
         return Split(split.images[:count], split.labels[:count])
 
     def prepare(self, images: Tensor) -> Tensor:
-        """What is kept of images for `score`: the images, which are small."""
+        """What is kept of images for `score`: (N, 1, 32, 32) themselves, which are small."""
         return images
 
     def score(self, images: Tensor, labels: Tensor) -> dict[str, float]:
@@ -95,7 +95,10 @@ class Judge:
 
 
 def within_class_variance(features: Tensor, labels: Tensor) -> float:
-    """Mean over classes of the summed variance of (N, D) features; classes of fewer than two samples are left out."""
+    """Mean over classes of the summed variance of (N, D) features; classes of fewer than two samples are left out.
+
+    Raises ValueError where all are.
+    """
     groups = [features[labels == label].double() for label in labels.unique()]
     totals = [group.var(0).sum() for group in groups if len(group) > 1]
     if not totals:

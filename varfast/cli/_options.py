@@ -13,6 +13,7 @@ METHOD = (
     "Parts joined by +: plain, ssg, var_scaling, diverse_var, cfg, sampling; parameters in brackets as in Python, "
     'e.g. "ssg(beta=0.4, scales=-1) + sampling(top_k=64)".'
 )
+DEFAULT = ("plain", "ssg", "var_scaling", "diverse_var", "ssg + var_scaling + diverse_var")  # of compare and eval
 SEED = 2**63  # seeds are int64
 
 

@@ -9,6 +9,7 @@ import typer
 
 from varfast.cli import _shell
 from varfast.cli._options import (
+    DEFAULT,
     CfgOption,
     ClassesOption,
     DeviceOption,
@@ -22,8 +23,6 @@ from varfast.cli._options import (
 )
 from varfast.console import progress
 from varfast.files import writable_folder
-
-DEFAULT = ("plain", "ssg", "var_scaling", "diverse_var", "ssg + var_scaling + diverse_var")
 
 
 def compare(

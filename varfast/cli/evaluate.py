@@ -10,6 +10,7 @@ import typer
 
 from varfast.cli import _shell
 from varfast.cli._options import (
+    DEFAULT,
     BatchOption,
     CfgOption,
     DataOption,
@@ -23,7 +24,6 @@ from varfast.cli._options import (
 from varfast.console import print_table, progress
 from varfast.files import writable_folder
 
-DEFAULT = ("plain", "ssg", "var_scaling", "diverse_var", "ssg + var_scaling + diverse_var")
 CONTROLLED = ("ssg",)  # of DEFAULT; of the methods that somebody names, every one
 
 

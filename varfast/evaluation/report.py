@@ -52,7 +52,7 @@ class Experiment:
         }
 
     def load(self, name: str, seed: int) -> dict[str, float] | None:
-        """Metrics of an earlier run of the same thing, or None."""
+        """Metrics of an earlier run of the same thing, or None. Raises ValueError for a file that is none."""
         file = self._file(name, seed)
         if not file.is_file():
             return None
@@ -65,7 +65,8 @@ class Experiment:
             raise ValueError(f"{file}: not the result of {name!r} with seed {seed}; delete it ({error})") from error
 
     def judge_and_keep(self, name: str, seed: int, prepared: Tensor, labels: Tensor) -> dict[str, float]:
-        """Scores what the judge has prepared of images, and writes the result to the folder."""
+        """Scores what the judge has prepared of images, (N, ...) with labels (N,), and keeps the result in the
+        folder."""
         metrics = self.judge.score(prepared, labels)
         text = json.dumps({**self._key(name, seed), "metrics": metrics}, indent=2) + "\n"
         file = self._file(name, seed)

@@ -20,6 +20,9 @@ class Layout:
         names: one per image, relative, with forward slashes and the suffix .png. Equal names in succession are one
             file, which holds their images as tiles, from left to right and from top to bottom.
         texts: further files, by name: what an evaluator wants to find beside the images.
+
+    Raises:
+        ValueError: a name that leads out of the folder.
     """
 
     names: Sequence[str]
@@ -59,8 +62,8 @@ def geneval(metadata: Sequence[Mapping[str, Any]], images: int = 4) -> Layout:
     """GenEval's: 00000/metadata.jsonl with the prompt's line, 00000/samples/00000.png and so on.
 
     `metadata` is the lines of its prompts/evaluation_metadata.jsonl, as dictionaries. The run is `images` of the first
-    prompt, then of the second, ... Source: generation/diffusers_generate.py and evaluation/evaluate_images.py of
-    github.com/djghosh13/geneval.
+    prompt, then of the second, ... Raises ValueError for a line without a prompt. Source:
+    generation/diffusers_generate.py and evaluation/evaluate_images.py of github.com/djghosh13/geneval.
     """
     if wrong := [i for i, line in enumerate(metadata) if "prompt" not in line]:
         raise ValueError(f"metadata: line {wrong[0]} has no `prompt`")
@@ -71,9 +74,9 @@ def geneval(metadata: Sequence[Mapping[str, Any]], images: int = 4) -> Layout:
 def dpg(ids: Sequence[str], prompts: Sequence[str], images: int = 4) -> Layout:
     """DPG-Bench's: one file a prompt, images/<id>.png, with its four images two by two (--pic-num 4).
 
-    `ids` are the stems of its prompts/*.txt. `images` is 1, 2 or 4. The run is `images` of the first prompt, then of
-    the second, ... `prompts.jsonl`, beside the folder, tells the prompt of every file. Source:
-    dpg_bench/compute_dpg_bench.py of github.com/TencentQQGYLab/ELLA.
+    `ids` are the stems of its prompts/*.txt. `images` is 1, 2 or 4; another number raises ValueError. The run is
+    `images` of the first prompt, then of the second, ... `prompts.jsonl`, beside the folder, tells the prompt of every
+    file. Source: dpg_bench/compute_dpg_bench.py of github.com/TencentQQGYLab/ELLA.
     """
     if images not in TILES:
         raise ValueError(f"images: got {images}, DPG-Bench's files hold 1, 2 or 4")

@@ -90,7 +90,7 @@ class CoDe:
         return self.refiner.head(self.refiner.features(state.refiner, k, on_input, on_output))
 
     def head(self, x: Tensor) -> Tensor:
-        """The logits themselves."""
+        """The logits (rows, L, V) themselves."""
         return x
 
     def advance(self, state: State, k: int, *, ids: Tensor | None = None, embeddings: Tensor | None = None) -> None:

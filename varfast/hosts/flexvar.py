@@ -60,7 +60,10 @@ def following(h: Tensor, hw: Grid) -> Tensor:
 
 
 class WrappedFlexVAR(WrappedVAR):
-    """An upstream `FlexVAR` object and its VQ-VAE as a `varfast.protocol.Model`; made by `varfast.wrap`."""
+    """An upstream `FlexVAR` object and its VQ-VAE as a `varfast.protocol.Model`; made by `varfast.wrap`.
+
+    Raises TypeError or ValueError, see `wrap`.
+    """
 
     def __init__(
         self, model: Any, vqvae: Any, patch_nums: Sequence[int], invalid_ids: Sequence[int] | Tensor | None, raw: bool
@@ -118,7 +121,8 @@ def wrap(
 ) -> Model:
     """An upstream `FlexVAR` as a `Model`.
 
-    `vqvae` is FlexVAR's own, `patch_nums` the sides of the scales, `invalid_ids` codes never to be drawn; `raw` leaves
+    `vqvae` is FlexVAR's own, `patch_nums` the sides of the scales, `invalid_ids` codes never to be drawn: a list, or a
+    tensor of ids (n,) or of truths (V,). `raw` leaves
     the images as the decoder gives them. The sampler's CFG and top-k are upstream's with ``cfg=CFG(1.0,
     strengths(...))`` and ``top_k=top_ks(...)``. Raises TypeError or ValueError for what does not fit.
     """
@@ -143,7 +147,7 @@ def autoregressive_infer_cfg(
     """What `varfast.patch` puts in the place of `FlexVAR.autoregressive_infer_cfg`.
 
     Its arguments and its result, the decoder's own (B, 3, H, W) of about [-1, 1], are upstream's; how `g_seed` becomes
-    one seed per image is told at `varfast.hosts.var.image_seeds`.
+    one seed per image is told at `varfast.hosts.var.image_seeds`. Raises ValueError for what this host cannot do.
     """
     guidance, sampling, _ = settings(self)
     if more_smooth:

@@ -100,7 +100,10 @@ class State(var.State):
 
 
 class WrappedHART(WrappedVAR):
-    """An upstream `HARTForT2I` and N prompts as a `varfast.protocol.Model`; made by `varfast.wrap`."""
+    """An upstream `HARTForT2I` and N prompts as a `varfast.protocol.Model`; made by `varfast.wrap`.
+
+    Raises ValueError for a variant or arguments that do not fit.
+    """
 
     def __init__(self, model: Any, text: Text, residual: float | None) -> None:
         if getattr(model, "attn_type", "llama") != "llama":
@@ -127,7 +130,7 @@ class WrappedHART(WrappedVAR):
 
     @torch.no_grad()
     def begin(self, labels: Tensor, unconditional: bool = True) -> State:
-        """Starts images of the prompts `labels` (B,) int64, indices into the text."""
+        """Starts images of the prompts `labels` (B,) int64, indices into the text. Raises ValueError for others."""
         if labels.device.type == "cpu" and len(labels) and not 0 <= labels.min() <= labels.max() < self.num_classes:
             raise ValueError(f"labels: got {labels.tolist()}, needs indices of {self.num_classes} prompts")
         features, ids, mask = (tensor[labels] for tensor in self.text)
@@ -213,7 +216,7 @@ def autoregressive_infer_cfg(
 
     Its arguments and its result, (B, 3, H, W) in [0, 1], are upstream's, and `top_k` is ignored as there; how `g_seed`
     becomes one seed per image is told at `varfast.hosts.var.image_seeds`. In smooth mode the diffusion reads the
-    mixture of code vectors, where upstream draws a token apart from it.
+    mixture of code vectors, where upstream draws a token apart from it. Raises ValueError for what this host cannot do.
     """
     guidance, sampling, _ = settings(self)
     if num_maskgit_iters != 1:

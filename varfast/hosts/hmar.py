@@ -72,7 +72,10 @@ def resized(latent: Tensor, length_hw: tuple[int, int]) -> Tensor:
 
 
 class WrappedHMAR(WrappedVAR):
-    """An upstream `HMAR` object as a `varfast.protocol.Model`; made by `varfast.wrap`."""
+    """An upstream `HMAR` object as a `varfast.protocol.Model`; made by `varfast.wrap`.
+
+    Raises ValueError for a variant or arguments that do not fit.
+    """
 
     HEAD = "ns_head"
 
@@ -166,7 +169,8 @@ def generate(
     """What `varfast.patch` puts in the place of `HMAR.generate`.
 
     Its arguments and its result, (B, 3, H, W) in [0, 1], are upstream's, and `more_smooth` is ignored as there; how
-    `g_seed` becomes one seed per image is told at `varfast.hosts.var.image_seeds`.
+    `g_seed` becomes one seed per image is told at `varfast.hosts.var.image_seeds`. Raises ValueError for what this host
+    cannot do.
     """
     guidance, sampling, _ = settings(self)
     if num_samples != 1 or kv_cache:

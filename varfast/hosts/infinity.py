@@ -103,7 +103,7 @@ class State:
 
 
 class WrappedInfinity:
-    """An upstream `Infinity` object, its VAE and N prompts as a `varfast.protocol.Model`; made by `varfast.wrap`."""
+    """An upstream `Infinity`, its VAE and N prompts as a `Model`, see `wrap`; ValueError for what does not fit."""
 
     def __init__(
         self, model: Any, vae: Any, scale_schedule: Sequence[tuple[int, int, int]], text: Text, negative: Text | None,
@@ -138,7 +138,7 @@ class WrappedInfinity:
 
     @torch.no_grad()
     def begin(self, labels: Tensor, unconditional: bool = True) -> State:
-        """Starts images of the prompts `labels` (B,) int64, indices into the text."""
+        """Starts images of the prompts `labels` (B,) int64, indices into the text; ValueError for others or none."""
         which = labels.tolist()
         if not which or not all(0 <= i < self.num_classes for i in which):
             raise ValueError(f"labels: got {which}, needs at least one index of {self.num_classes} prompts")
@@ -273,7 +273,7 @@ def autoregressive_infer_cfg(
     `g_seed` becomes one seed per image is told at `varfast.hosts.var.image_seeds`. `tau_list` is the temperature. What
     upstream takes and does not read is not read here either: `cfg_sc`, `cfg_exp_k`, `gumbel`, `norm_cfg`,
     `softmax_merge_topk`, `sampling_per_bits`, `ratio_Bl1`, `force_gt_Bhw`; nor are `inference_mode`, `save_img_path`
-    and `gt_ls_Bl`, which belongs to `gt_leak`.
+    and `gt_ls_Bl`, which belongs to `gt_leak`. Raises ValueError for other lengths, and for what this host cannot do.
     """
     guidance, sampling, _ = settings(self)
     count, depth = len(scale_schedule), len(self.unregistered_blocks)

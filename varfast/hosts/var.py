@@ -68,7 +68,10 @@ def run_blocks(
 
 
 class WrappedVAR:
-    """An upstream `VAR` object as a `varfast.protocol.Model`; made by `varfast.wrap`."""
+    """An upstream `VAR` object as a `varfast.protocol.Model`; made by `varfast.wrap`.
+
+    Raises ValueError for a variant or arguments that do not fit.
+    """
 
     HEAD = "head"
 
@@ -150,7 +153,8 @@ class WrappedVAR:
         return apply(self.linear, x).float()
 
     def vectors(self, k: int, ids: Tensor | None, embeddings: Tensor | None) -> Tensor:
-        """The scale's map (B, Cvae, h, w) of ids (B, L) or embeddings (B, L, Cvae)."""
+        """The scale's map (B, Cvae, h, w) of ids (B, L) or embeddings (B, L, Cvae). Raises ValueError for other
+        shapes."""
         if (ids is None) == (embeddings is None):
             raise ValueError("advance: needs exactly one of ids and embeddings")
         vectors = embeddings if ids is None else nn.functional.embedding(ids, self.codebook)
@@ -216,7 +220,10 @@ def image_seeds(batch: int, g_seed: int | Sequence[int] | Tensor | None) -> Sequ
 
 
 def labels_of(model: Any, batch: int, label: int | Tensor | None, g_seed: int | None) -> Tensor:
-    """(B,) labels as upstream reads its argument: a negative one means none, None those that it would draw."""
+    """(B,) labels as upstream reads its argument: a negative one means none, None those that it would draw.
+
+    Raises ValueError for a tensor of another shape.
+    """
     if label is None:
         if _is_several(g_seed):
             raise ValueError("label_B: None stands for labels that follow from one g_seed, got a seed for every image")

@@ -1,4 +1,4 @@
-"""Fréchet distance between two sets of features."""
+"""Fréchet distance between two sets of features. Source: Heusel et al., arXiv 1706.08500."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _root(covariance: Tensor) -> Tensor:
 
 
 def check_features(real: Tensor, fake: Tensor, *, at_least: int) -> None:
-    """Checks two sets of features, (N, D) and (M, D), finite, N and M at least `at_least`."""
+    """Checks two sets of features, (N, D) and (M, D), finite, N and M at least `at_least`. Raises ValueError."""
     for name, features in (("real", real), ("fake", fake)):
         if features.dim() != 2 or features.shape[1] != real.shape[-1]:
             raise ValueError(f"{name} must have shape (N, D) with D of both sets equal, got {tuple(features.shape)}")

@@ -1,6 +1,8 @@
 """FID, sFID, Inception score, precision and recall, by the evaluation protocol of the field's published tables.
 
 The network is torch-fidelity's port of the original Inception, with its weights; nothing is ever downloaded.
+Source: the evaluator of ADM (arXiv 2105.05233), with FID of arXiv 1706.08500, sFID of 2103.03841, Inception score of
+1606.03498, precision and recall of 1904.06991.
 """
 
 from __future__ import annotations

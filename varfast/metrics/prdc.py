@@ -1,4 +1,4 @@
-"""Precision, recall, density and coverage of a set of features, by nearest neighbours."""
+"""Precision, recall, density and coverage of a set of features, by nearest neighbours. Source: arXiv 2002.09797."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ class SelfAttention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Linear, GELU (tanh), Linear; four times as wide inside."""
+    """Linear, GELU (tanh), Linear on x (rows, L, C); four times as wide inside."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -76,7 +76,7 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention, then feed-forward, each on a modulated layer norm and gated.
+    """Attention, then feed-forward, on x (rows, L, C); each on a modulated layer norm and gated.
 
     With `shared_aln` the class-dependent part comes from the model and the block adds only its own offsets.
     """

@@ -65,7 +65,10 @@ def read(path: str | os.PathLike[str]) -> tuple[Tensors, dict[str, str]]:
 
 
 def stored_configs(metadata: Mapping[str, str]) -> dict[str, dict[str, Any]] | None:
-    """The `{"vae": ..., "var": ...}` configs in a file written by `write_metadata`, None in other files."""
+    """The `{"vae": ..., "var": ...}` configs in a file written by `write_metadata`, None in other files.
+
+    Raises ValueError for a file that names them and holds others.
+    """
     if metadata.get("format") != "varfast" or "config" not in metadata:
         return None
     try:
@@ -84,7 +87,7 @@ def write_metadata(vae: VQVAEConfig, var: VARConfig, dataset: str = "") -> dict[
 
 
 def make_config(kind: type[VARConfig] | type[VQVAEConfig], stored: dict[str, Any]) -> Any:
-    """A config of `kind` from its JSON form, where tuples have become lists."""
+    """A config of `kind` from its JSON form, where tuples have become lists. Raises ValueError for another form."""
     try:
         fixed: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()}
         fixed["grids"] = tuple((int(h), int(w)) for h, w in stored["grids"])
@@ -126,7 +129,10 @@ def infer_var(tensors: Tensors, *, grids: Iterable[Grid] | None = None, heads: i
 
 
 def infer_grids(total: int, scales: int) -> tuple[Grid, ...]:
-    """The square grids of a known schedule with `scales` scales and `total` tokens (1, 2, ..., n is known too)."""
+    """The square grids of a known schedule with `scales` scales and `total` tokens (1, 2, ..., n is known too).
+
+    Raises ValueError where none is known.
+    """
     for sizes in (*KNOWN_SCHEDULES, tuple(range(1, scales + 1))):
         if len(sizes) == scales and sum(n * n for n in sizes) == total:
             return tuple((n, n) for n in sizes)

@@ -63,8 +63,8 @@ def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 class Conv(nn.Conv2d):
-    """`nn.Conv2d`. On a CPU, in float32 and without gradients, oneDNN's convolution whatever the batch, channels last:
-    torch gives a single small map to another one, which rounds differently."""
+    """`nn.Conv2d` of maps (B, C, H, W). On a CPU, in float32 and without gradients, oneDNN's convolution whatever the
+    batch, channels last: torch gives a single small map to another one, which rounds differently."""
 
     def forward(self, x: Tensor) -> Tensor:
         if not (_is_plain(x, self.weight) and x.numel()):
@@ -77,8 +77,8 @@ class Conv(nn.Conv2d):
 
 
 class GroupNorm(nn.GroupNorm):
-    """`nn.GroupNorm`. Where `Conv` keeps a map's bits so does this: channels last, torch splits the sums of a map of
-    1024 positions or more among threads; channel by channel it does not."""
+    """`nn.GroupNorm` of maps (B, C, H, W). Where `Conv` keeps a map's bits so does this: channels last, torch splits
+    the sums of a map of 1024 positions or more among threads; channel by channel it does not."""
 
     def forward(self, x: Tensor) -> Tensor:
         if not (_is_plain(x, self.weight) and x.ndim == 4):
@@ -87,26 +87,27 @@ class GroupNorm(nn.GroupNorm):
 
 
 def silu(x: Tensor) -> Tensor:
-    """`F.silu`; where `linear` keeps a row's bits so does this (torch computes the last few of a thread's numbers by
-    other instructions than the rest)."""
+    """`F.silu` of any shape; where `linear` keeps a row's bits so does this (torch computes the last few of a thread's
+    numbers by other instructions than the rest)."""
     return x / (1 + torch.exp(-x)) if _is_plain(x, x) else F.silu(x)
 
 
 class SiLU(nn.Module):
-    """`nn.SiLU` by `silu`."""
+    """`nn.SiLU` by `silu`, of any shape."""
 
     def forward(self, x: Tensor) -> Tensor:
         return silu(x)
 
 
 class Linear(nn.Linear):
-    """`nn.Linear` by `linear`."""
+    """`nn.Linear` of (..., in) by `linear`."""
 
     def forward(self, x: Tensor) -> Tensor:
         return linear(x, self.weight, self.bias)
 
 
 def apply(module: nn.Linear, x: Tensor) -> Tensor:
-    """Somebody else's module: by `linear` if it is a plain one that nobody listens to, else by its own call."""
+    """Somebody else's module on x (..., in): by `linear` if it is a plain one that nobody listens to, else by its own
+    call."""
     plain = type(module) is nn.Linear and not module._forward_hooks and not module._forward_pre_hooks
     return linear(x, module.weight, module.bias) if plain else module(x)

@@ -38,7 +38,10 @@ class Phi(nn.Conv2d):
 
 
 class PhiBank(nn.Module):
-    """The shared phi convolutions; scale k of K takes the one whose tick is nearest to k / (K - 1)."""
+    """The shared phi convolutions, of maps (B, Cvae, H, W).
+
+    Scale k of K takes the one whose tick is nearest to k / (K - 1).
+    """
 
     def __init__(self, channels: int, count: int, ratio: float, num_scales: int) -> None:
         super().__init__()

@@ -59,7 +59,7 @@ class State:
 
 
 class AdaLNBeforeHead(nn.Module):
-    """Layer norm whose scale and shift come from the class embedding."""
+    """Layer norm of x (rows, L, C) whose scale and shift, each (rows, 1, C), come from the class embedding."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ class AdaLNBeforeHead(nn.Module):
 
 
 class Head(Linear):
-    """The last product: in float64 for float64 features."""
+    """The last product, (rows, L, C) to (rows, L, V): in float64 for float64 features."""
 
     def forward(self, x: Tensor) -> Tensor:
         if x.dtype == torch.float64:

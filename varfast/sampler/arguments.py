@@ -1,4 +1,4 @@
-"""Checks of what a sampler is given."""
+"""Checks of what a sampler is given. Each raises TypeError or ValueError with the argument's name."""
 
 from __future__ import annotations
 

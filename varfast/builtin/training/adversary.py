@@ -33,7 +33,7 @@ class PatchDiscriminator(nn.Module):
 def adversarial_loss(
     judge: nn.Module, output: Tensor, pixel: Tensor, last: Tensor, weight: float, share: float
 ) -> Tensor:
-    """The generator's share of the hinge game for images `output`.
+    """The generator's share of the hinge game, a scalar, for images `output` (B, channels, H, W).
 
     Scaled so that its gradient at the weights `last` of the last layer is `weight` times that of the loss `pixel`, both
     over the whole batch, of which this process has `share`.
@@ -45,7 +45,7 @@ def adversarial_loss(
 
 
 def train_judge(judge: nn.Module, optimizer: torch.optim.Optimizer, real: Tensor, fake: Tensor, share: float) -> Tensor:
-    """One hinge-loss step of the discriminator on images in [-1, 1]; returns the loss."""
+    """One hinge-loss step of the discriminator on images (B, channels, H, W) in [-1, 1]; returns the scalar loss."""
     with torch.autocast(real.device.type, torch.bfloat16):
         on_real, on_fake = judge(torch.cat([real, fake])).float().chunk(2)
     loss = F.relu(1 - on_real).mean() + F.relu(1 + on_fake).mean()

@@ -31,7 +31,7 @@ JUDGE_ALONE = 40  # steps in which only the discriminator learns: its first grad
 
 
 def draw(model: VAR, count: int, batch: int, seed: int) -> list[Tensor]:
-    """Token maps of `count` samples, classes in turn: per scale an int64 CPU tensor (count, L)."""
+    """Token maps of `count` samples, classes in turn: per scale an int64 CPU tensor of shape (count, L)."""
     sampler, labels = Sampler(model, cfg=CFG), torch.arange(count, dtype=torch.int64, device="cpu") % model.num_classes
     seeds = torch.arange(count, dtype=torch.int64, device="cpu") + (seed << 32)
     batches = list(zip(labels.split(batch), seeds.split(batch), strict=True))

@@ -18,7 +18,10 @@ with needs("cli", "training"):
 
 
 def half(module: nn.Module, prefix: str = "") -> dict[str, Tensor]:
-    """The state dict with floats rounded to float16; ValueError naming a tensor whose values do not fit."""
+    """The state dict, tensors of any shape, with floats rounded to float16.
+
+    Raises ValueError naming a tensor whose values do not fit.
+    """
     result = {}
     for name, tensor in module.state_dict().items():
         stored = tensor.half() if tensor.is_floating_point() else tensor

@@ -43,6 +43,7 @@ class Run:
     `modules` and `optimizers` are saved by name; each optimizer's own learning rates are the peaks of the schedule.
     `averages` (a moving average of every module, for evaluation and export) is made here. `depends_on` fingerprints
     an earlier stage: a checkpoint made after another one is refused, as is one made under other `settings`.
+    Raises ValueError for numbers that leave nothing to do.
     """
 
     name: str
@@ -217,7 +218,10 @@ def lr_scale(step: int, steps: int, warmup: int, final: float = 0.0) -> float:
 
 
 def batch_indices(step: int, data_size: int, batch_size: int, seed: int) -> Tensor:
-    """Indices (batch_size,) of one step: a fresh permutation of the data per epoch, its ragged end left out."""
+    """Indices of one step, of shape (batch_size,): a fresh permutation of the data per epoch, its ragged end left out.
+
+    Raises ValueError where the data do not fill a batch.
+    """
     per_epoch = data_size // batch_size
     if per_epoch < 1:
         raise ValueError(f"batch_size: got {batch_size}, needs at most the {data_size} images there are")

@@ -50,12 +50,12 @@ def rank() -> int:
 
 
 def mine(batch: Tensor) -> Tensor:
-    """This process's rows of something with a row per image of the whole batch."""
+    """This process's rows of something (B, ...) with a row per image of the whole batch."""
     return batch[len(batch) * rank() // size() : len(batch) * (rank() + 1) // size()]
 
 
 def add(tensors: Iterable[Tensor]) -> None:
-    """Each tensor becomes its sum over all processes."""
+    """Each tensor, of any shape, becomes its sum over all processes."""
     tensors = list(tensors)
     if size() == 1 or not tensors:
         return
@@ -66,13 +66,13 @@ def add(tensors: Iterable[Tensor]) -> None:
 
 
 def backward(loss: Tensor, parameters: Iterable[Tensor], share: float) -> None:
-    """Gradients of the whole batch's mean loss, from the mean `loss` of this process's `share` of it."""
+    """Gradients, of any shape, of the whole batch's mean loss, from the mean `loss` of this process's `share` of it."""
     (loss * share if size() > 1 else loss).backward()
     add(parameter.grad for parameter in parameters if parameter.grad is not None)
 
 
 def gradient(loss: Tensor, of: Tensor, share: float) -> Tensor:
-    """The same for one tensor, apart from its `grad`; the graph is kept."""
+    """As `backward` for one tensor, apart from its `grad`; the graph is kept."""
     (found,) = torch.autograd.grad(loss, of, retain_graph=True)
     found = found * share if size() > 1 else found
     add([found])
@@ -89,7 +89,7 @@ def average_statistics(modules: Iterable[nn.Module]) -> None:
 
 
 def take_over(tensors: Iterable[Tensor]) -> None:
-    """Each tensor becomes what the first process has."""
+    """Each tensor, of any shape, becomes what the first process has."""
     for tensor in tensors if size() > 1 else ():
         dist.broadcast(tensor, src=0)
 
@@ -109,7 +109,7 @@ def gathered(results: list[Any]) -> list[Any]:
 
 
 def parts(tensor: Tensor) -> list[Tensor]:
-    """What every process has of something with a row, or several, per image of the whole batch, in order."""
+    """What every process has of something (N, ...) with a row, or several, per image of the whole batch, in order."""
     return [part.to(tensor.device) for part in gathered([tensor.detach().cpu()])] if size() > 1 else [tensor]
 
 

@@ -69,7 +69,8 @@ class Usage(nn.Module):
 
 
 def image_loss(output: Tensor, target: Tensor) -> Tensor:
-    """Mean absolute error of pixels and, at full and half size, of their horizontal and vertical differences."""
+    """Mean absolute error, a scalar, of the pixels of images (B, channels, H, W) and, at full and half size, of their
+    horizontal and vertical differences."""
     loss = F.l1_loss(output, target) + F.mse_loss(output, target)
     for _ in range(2):
         for axis in (2, 3):
@@ -79,7 +80,7 @@ def image_loss(output: Tensor, target: Tensor) -> Tensor:
 
 
 def vq_loss(quantized: Quantized, f: Tensor) -> Tensor:
-    """Every partial sum is drawn to the latent map, and the latent map, more weakly, to every partial sum."""
+    """Every partial sum is drawn to the latent map `f` (B, Cvae, H, W), and that, more weakly, to every partial sum."""
     terms = [F.mse_loss(s, f.detach()) + COMMITMENT * F.mse_loss(s.detach(), f) for s in quantized.sums]
     return torch.stack(terms).mean()
 
