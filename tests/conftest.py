@@ -11,9 +11,11 @@ def _missing() -> dict[str, str]:
     missing = {}
     if not torch.cuda.is_available():
         missing["gpu"] = "needs a GPU"
-    for mark, package in (("triton", "triton"), ("prdc", "prdc"), ("fidelity", "torch_fidelity")):
-        if importlib.util.find_spec(package) is None:
-            missing[f"needs_{mark}"] = f"needs the {package} package"
+    packages = {"triton": ["triton"], "prdc": ["prdc"], "fidelity": ["torch_fidelity"]}
+    packages["peers"] = ["transformers", "torchmetrics", "vendi_score"]
+    for mark, names in packages.items():
+        if lacking := [name for name in names if importlib.util.find_spec(name) is None]:
+            missing[f"needs_{mark}"] = f"needs {', '.join(lacking)}"
     if not os.environ.get("VARFAST_UPSTREAM"):
         missing["upstream"] = "needs VARFAST_UPSTREAM, a folder of checkouts of the hosts' sources"
     return missing

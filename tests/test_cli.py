@@ -152,8 +152,8 @@ def test_eval_measures_caches_and_resumes(
     original = Sampler.__call__
 
     def counted(self: Sampler, *args: object, **kwargs: object) -> object:
-        if len(kwargs["labels"]):  # type: ignore[arg-type]
-            calls.append(1)
+        if len(kwargs["labels"]) and "return_ids" not in kwargs:  # type: ignore[arg-type]
+            calls.append(1)  # and not of the 16 images that a kept run is believed by
         return original(self, *args, **kwargs)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Sampler, "__call__", counted)
@@ -196,8 +196,6 @@ def test_eval_of_other_models_needs_a_reference_and_inception(
     words = ("eval", "-o", "ev", "--model", folder / "builtin.safetensors", "-n", 20, "--seeds", 1, "--batch", 8)
     code, text = run(*words, model=False)
     assert code == 2 and "--reference" in text
-    code, text = run("eval", "-o", "ev", "--reference", folder)
-    assert code == 2 and "--reference" in text
     code, text = run(*words, "--reference", folder, "--inception", tmp_path / "none.pth", model=False)
     assert code == 1 and "no Inception weights" in text and "--inception" in text
     sizes = {"POOL": 8, "SPATIAL": 4, "CLASSES": 6}
@@ -206,14 +204,20 @@ def test_eval_of_other_models_needs_a_reference_and_inception(
     monkeypatch.setattr(
         inception,
         "load_network",
-        lambda *_: lambda images: images.float()[:, :, ::8, 0].flatten(1).repeat(1, 2)[:, :18],
+        lambda *_: lambda images: images.float()[:, :, :32:8, 0].flatten(1).repeat(1, 2)[:, :18],
     )
     words = (*words, "--reference", folder, "--no-controls", "-m", "plain", "-m", "ssg + sampling(top_k=9)")
     code, text = run(*words, model=False)
     assert code == 0 and "20 images per seed against 12 images of rgb" in text, text
     results = json.loads((tmp_path / "ev" / "results.json").read_text())
     assert [row["title"] for row in results["rows"]] == ["plain", "SSG + sampling"]
-    assert set(results["rows"][0]["metrics"]) == {"fid", "sfid", "is", "precision", "recall"}
+    assert set(results["rows"][0]["metrics"]) == set(inception.METRICS)
+    # The reference decides who judges: the built-in model's own images are grey ones to Inception.
+    words = ("eval", "-o", "grey", "--reference", folder, "-n", 16, "--seeds", 1, "-m", "plain", "--top-k", 5)
+    code, text = run(*words, "--no-controls")
+    assert code == 0, text
+    [row] = json.loads((tmp_path / "grey" / "results.json").read_text())["rows"]
+    assert row["details"].endswith("sampling(top_k=5)") and set(row["metrics"]) == set(inception.METRICS)
 
 
 def test_train_runs_a_stage_and_resumes(run: Run, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -279,7 +283,7 @@ def test_info_names_every_op_and_its_backend(run: Run) -> None:
         (("sample", "--dtype", "float8"), "--dtype"),
         (("sample", "--device", "abacus"), "--device"),
         (("compare", "-o", "picture.jpg"), ".png"),
-        (("eval", "--images", "3"), "--images"),
+        (("eval", "--count", "3"), "--count"),
         (("paint",), "paint"),
     ],
 )

@@ -9,8 +9,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import scipy.linalg
 import torch
+from evaluators import (
+    adm_distance,
+    adm_inception_score,
+    adm_precision_and_recall,
+    naeem_density_and_coverage,
+    rows,
+    squares,
+    vendi,
+)
 from torch import Tensor
 
 from varfast.metrics import inception
@@ -19,49 +27,13 @@ from varfast.metrics.inception import InceptionJudge, inception_score, load_netw
 from varfast.metrics.prdc import prdc
 
 
-def rows(count: int, width: int, seed: int, shift: float = 0.0) -> Tensor:
-    """Features as a network's: correlated, cut off at zero."""
-    mixing = torch.randn(width, width, generator=torch.Generator().manual_seed(width)) / width**0.5
-    noise = torch.randn(count, width, generator=torch.Generator().manual_seed(seed))
-    return (noise @ mixing + 0.4 + shift).clamp(min=0)
-
-
-def adm_distance(a: Tensor, b: Tensor) -> float:
-    (m, c), (n, d) = ((x.numpy().astype(np.float64).mean(0), np.cov(x.numpy(), rowvar=False)) for x in (a, b))
-    root = scipy.linalg.sqrtm(c.dot(d))
-    return (m - n).dot(m - n) + np.trace(c) + np.trace(d) - 2 * np.trace(root).real
-
-
-def adm_inception_score(logits: Tensor, split: int) -> float:
-    p = np.exp(logits.numpy().astype(np.float64))
-    p /= p.sum(1, keepdims=True)
-    parts = [p[i : i + split] for i in range(0, len(p), split)]
-    return float(np.mean([np.exp((q * (np.log(q) - np.log(q.mean(0)))).sum(1).mean()) for q in parts]))
-
-
-def squares(a: Tensor, b: Tensor) -> np.ndarray:
-    """Squared distances (N, M), summed from differences."""
-    return np.stack([((row - b.numpy().astype(np.float64)) ** 2).sum(1) for row in a.numpy().astype(np.float64)])
-
-
-def adm_precision_and_recall(real: Tensor, fake: Tensor, k: int) -> tuple[float, float]:
-    reach, other = (np.sort(squares(x, x), axis=1)[:, k] for x in (real, fake))
-    between = squares(real, fake)
-    return (between <= reach[:, None]).any(0).mean(), (between <= other).any(1).mean()
-
-
-def naeem_density_and_coverage(real: Tensor, fake: Tensor, k: int) -> tuple[float, float]:
-    inside = squares(real, fake) < np.sort(squares(real, real), axis=1)[:, k][:, None]
-    return inside.sum(0).mean() / k, inside.any(1).mean()
-
-
 @pytest.fixture
 def network(monkeypatch: pytest.MonkeyPatch) -> inception.Network:
     """An image's features are its bytes, so that a test can choose them."""
     for name, width in {"POOL": 40, "SPATIAL": 24, "CLASSES": 8}.items():
         monkeypatch.setattr(inception, name, width)
     monkeypatch.setattr(inception, "SPLIT", 50)
-    return lambda images: images.flatten(1).float() / 32
+    return lambda images: images.flatten(1)[:, :72].float() / 32
 
 
 def test_the_judge_scores_as_the_evaluator_does(network: inception.Network, tmp_path: Path) -> None:
@@ -74,12 +46,16 @@ def test_the_judge_scores_as_the_evaluator_does(network: inception.Network, tmp_
     (pool, spatial, _), (pool_, spatial_, logits) = (network(x).split([40, 24, 8], 1) for x in (real, fake))
     precision, recall = adm_precision_and_recall(pool, pool_, 3)
     assert 0 < precision < 1 and 0 < recall < 1
+    density, coverage = naeem_density_and_coverage(pool, pool_, 5)
     expected = {
         "fid": adm_distance(pool, pool_),
         "sfid": adm_distance(spatial, spatial_),
         "is": adm_inception_score(logits, 50),  # splits of 50, 50 and 30, all of one weight
         "precision": precision,
         "recall": recall,
+        "density": density,
+        "coverage": coverage,
+        "vendi": vendi(pool_),
     }
     assert scores == pytest.approx(expected, rel=1e-9)
 

@@ -51,6 +51,7 @@ def test_a_set_compared_with_itself(pictures: Tensor, tmp_path: Path) -> None:
     assert set(metrics) == set(inception.METRICS) == set(judge.metrics)
     assert abs(metrics["fid"]) < 1e-6 and abs(metrics["sfid"]) < 1e-6
     assert metrics["precision"] == metrics["recall"] == 1.0 and metrics["is"] >= 1.0
+    assert metrics["density"] >= 1.0 and metrics["coverage"] == 1.0 and 1.0 < metrics["vendi"] < 40
     assert judge.title == "40 images of real.npz"
     darker = judge.score(judge.prepare(pictures // 2), torch.zeros(40))
     assert darker["fid"] > 0.01 and darker["sfid"] > 0.01 and darker["precision"] < 1
@@ -103,7 +104,8 @@ def test_inception_score_at_its_two_ends_and_over_splits() -> None:
     [
         ({"arr_1": np.zeros(3)}, "arr_0 must hold uint8 images"),
         ({"arr_0": np.zeros((2, 4, 4, 3))}, r"got float64 \(2, 4, 4, 3\)"),
-        ({"arr_0": np.array([{}], dtype=object)}, "not an .npz of arrays"),
+        ({"arr_0": np.array([{}], dtype=object)}, r"got object \(1,\)"),
+        ({"arr_0": np.zeros((2, 4, 4, 3), np.uint8, order="F")}, "Fortran's order; save numpy.ascontiguousarray"),
         (MOMENTS | {"mu": np.zeros(7)}, r"mu must be finite, of shape \(12,\), got shape \(7,\)"),
         (MOMENTS | {"sigma": np.full((12, 12), np.nan)}, r"sigma must be finite, of shape \(12, 12\)"),
     ],
@@ -112,6 +114,9 @@ def test_other_references_are_refused(arrays: dict[str, Any], words: str, tmp_pa
     np.savez(tmp_path / "r.npz", **arrays)
     with pytest.raises(ValueError, match=words):
         InceptionJudge(tmp_path / "r.npz", network)
+    (tmp_path / "text.npz").write_text("no zip")
+    with pytest.raises(ValueError, match=r"text.npz: not an .npz of arrays"):
+        InceptionJudge(tmp_path / "text.npz", network)
     with pytest.raises(FileNotFoundError, match="no reference at"):
         InceptionJudge(tmp_path / "none.npz", network)
     (tmp_path / "empty").mkdir()
@@ -153,7 +158,8 @@ def test_images_match_a_reference_whose_spatial_moments_the_evaluator_took_of_th
     monkeypatch.setitem(sys.modules, "torch_fidelity", SimpleNamespace(FeatureExtractorInceptionV3=Extractor))
     spatial = evaluators_spatial_features(F.conv2d(images.float(), *tensors.values()))
     stored = {"mu_s": spatial.mean(axis=0), "sigma_s": np.cov(spatial, rowvar=False)}
-    judge = InceptionJudge(npz(tmp_path / "r.npz", images, **stored), load_network(tmp_path / "weights.pth"))
+    run = load_network(tmp_path / "weights.pth")
+    judge = InceptionJudge(npz(tmp_path / "r.npz", images, **stored), lambda x: run(x[:, :, :4, :5]))
     assert judge.score(judge.prepare(images), torch.zeros(400))["sfid"] == pytest.approx(0.0, abs=1e-5)
 
 

@@ -24,7 +24,7 @@ from varfast import cli, console, models, ops
 from varfast.builtin.data import find_folder, read_idx
 from varfast.builtin.training import export_builtin
 from varfast.cli import _options
-from varfast.metrics import inception
+from varfast.metrics.images import open_images
 
 PACKAGE = Path(varfast.__file__).parent
 
@@ -161,7 +161,7 @@ def test_a_table_is_written_whole_in_an_ascii_locale(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"PK\3\4 no archive", b"\x80\4 a pickle", b"", b"\x1f\x8b\x08\0\0\0\0\0\0\3zzzz"])
 def test_damaged_data_is_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x.npz").write_bytes(content)
-    for read in (inception._read_npz, read_idx):
+    for read in (open_images, read_idx):
         with pytest.raises(ValueError, match=r"x\.npz"):
             read(tmp_path / "x.npz")
 
@@ -214,7 +214,7 @@ def test_nothing_is_written_in_the_locale_s_encoding_and_one_module_goes_to_rich
         (("sample", "--cfg", "nan"), "--cfg must be finite"),
         (("sample", "--temperature", "inf"), "--temperature must be finite"),
         (("sample", "--seed", str(2**63 - 2)), "--seed: the last of 8 seeds"),
-        (("eval", "-n", "10"), "--images must be at least 11"),
+        (("eval", "-n", "10"), "--count must be at least 11"),
         (("sample", "--model", "var-d16"), "give --download to fetch"),
     ],
 )

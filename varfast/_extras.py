@@ -11,7 +11,7 @@ EXTRAS = {
     "hub": ("huggingface_hub", "safetensors"),
     "cli": ("numpy", "PIL", "rich", "safetensors", "typer"),
     "shards": ("numpy", "PIL", "rich", "safetensors", "typer", "webdataset"),
-    "eval": ("numpy", "PIL", "safetensors", "torch_fidelity"),
+    "eval": ("numpy", "PIL", "safetensors", "torch_fidelity", "transformers"),
 }
 
 

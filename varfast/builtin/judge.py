@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -13,7 +14,8 @@ from varfast.builtin.data import Split, data_sha256, load_split
 from varfast.builtin.names import CLASSES
 from varfast.files import file_sha256
 from varfast.metrics.frechet import frechet_distance
-from varfast.metrics.prdc import prdc, radii
+from varfast.metrics.prdc import nearest, prdc
+from varfast.metrics.rows import Rows
 
 METRICS = {  # name -> whether larger is better (None: neither)
     "fd": False,
@@ -23,6 +25,7 @@ METRICS = {  # name -> whether larger is better (None: neither)
     "coverage": True,
     "variance": None,
 }
+EMBEDDED = 500  # images read at a time, as the classifier takes them
 
 
 class Judge:
@@ -36,9 +39,9 @@ class Judge:
         FileNotFoundError: no data or no classifier there; the message says how to get them.
     """
 
-    metrics = METRICS
     fewest = len(CLASSES) + 1  # images that `score` can do with: labels in turn, and two of one class for its variance
     title = "the 10,000 test images"
+    metrics: Mapping[str, bool | None] = METRICS
 
     def __init__(
         self,
@@ -52,8 +55,9 @@ class Judge:
             "data_sha256": data_sha256(data_dir),
         }
         test = load_split("test", data_dir)
+        self.probe = test.images[:16], test.labels[:16]  # other images' scores tell other code from this
         self._real, _ = classifier.embed(self.model, test.images)
-        self._radii = radii(self._real)
+        self._reach = nearest(self._real)
         self._variance = within_class_variance(self._real, test.labels)
 
     def training_images(self, count: int) -> Split:
@@ -63,15 +67,16 @@ class Judge:
             raise ValueError(f"count must lie in [1, {len(split)}], got {count}")
         return Split(split.images[:count], split.labels[:count])
 
-    def prepare(self, images: Tensor) -> Tensor:
-        """What is kept of images for `score`: (N, 1, 32, 32) themselves, which are small."""
-        return images
+    def prepare(self, images: Tensor) -> dict[str, Tensor]:
+        """What is kept of images (N, 1, 32, 32), uint8, or float in [0, 1], for `score`: themselves, which are
+        small."""
+        return {"images": images}
 
-    def score(self, images: Tensor, labels: Tensor) -> dict[str, float]:
+    def score(self, prepared: Mapping[str, Tensor | Rows], labels: Tensor) -> dict[str, float]:
         """Every metric of `METRICS`.
 
         Args:
-            images: (N, 1, 32, 32), uint8, or float in [0, 1]. labels: (N,), what each was meant to show.
+            prepared: what `prepare` gave, or the same on disk. labels: (N,), what each image was meant to show.
 
         Returns:
             fd: Fréchet distance. accuracy: how often the classifier sees the label. precision, recall, coverage: by 5
@@ -80,10 +85,11 @@ class Judge:
         Raises:
             ValueError: shapes that do not fit.
         """
+        images = torch.cat(list(prepared["images"].split(EMBEDDED)))
         if len(images) != len(labels):
             raise ValueError(f"images and labels must have one length, got {len(images)} and {len(labels)}")
         features, logits = classifier.embed(self.model, images)
-        inside = prdc(self._real, features, real_radii=self._radii)
+        inside = prdc(self._real, features, real_reach=self._reach)
         return {
             "fd": frechet_distance(self._real, features),
             "accuracy": (logits.argmax(1) == labels).double().mean().item(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import typer
@@ -18,6 +18,7 @@ from varfast.protocol import Model
 
 KINDS = {"cfg": CFG, "ssg": SSG, "var_scaling": VARScaling, "diverse_var": DiverseVAR}
 NAMES = {"cfg": "CFG", "ssg": "SSG", "var_scaling": "VAR-Scaling", "diverse_var": "DiverseVAR", "sampling": "sampling"}
+NEUTRAL = {"temperature": 1.0, "top_k": 0, "top_p": 0.0, "min_p": 0.0}  # of the filters
 SAMPLING = ("temperature", "temperature_last", "top_k", "top_p", "min_p", "smooth")
 
 # What a parameter is on the built-in model where none is given, chosen from the evaluation table in README. Other
@@ -52,6 +53,16 @@ class Method:
     def __str__(self) -> str:
         texts = (f"{name}({', '.join(f'{k}={v!r}' for k, v in pairs)})" for name, pairs in self.parts)
         return " + ".join(texts) or "plain"
+
+    def over(self, filters: Mapping[str, Any]) -> Method:
+        """With arguments of `sampling` that the method itself does not give; those that do nothing are left out."""
+        parts = {name: dict(pairs) for name, pairs in self.parts}
+        own = parts.get("sampling", {})
+        added = {name: value for name, value in filters.items() if value != NEUTRAL[name] and name not in own}
+        if not added:
+            return self
+        parts["sampling"] = own | added
+        return replace(self, parts=tuple((name, tuple(pairs.items())) for name, pairs in parts.items()))
 
     def sampler(self, model: Model, **defaults: Any) -> Sampler:
         """A sampler of `model`; `defaults` are arguments of `Sampler` that the method itself may override."""

@@ -9,11 +9,12 @@ from typing import Any
 import torch
 import typer
 
-from varfast import Sampler
+from varfast import Sampler, wrap
 from varfast._processes import local_rank, under_torchrun
 from varfast.builtin.names import CANVAS, CLASSES
-from varfast.cli import _methods, _shell
+from varfast.cli import _methods, _objects, _shell
 from varfast.models import FASHION_MNIST, HUB, HUB_VAE, HUB_VARS, VAR, load
+from varfast.protocol import Model
 
 # Options that stand for arguments of `load`, or say that none does; and of `Sampler`.
 WORDS = {
@@ -46,6 +47,15 @@ def device_of_rank(device: str) -> str:
     return device if alone else f"{device}:{local_rank()}"
 
 
+def load_any(model: str, vae: Path | None, download: bool, device: str, dtype: str) -> Model:
+    """The model that the options name, or that a function of the user's makes: its own device and dtype stay."""
+    if not _objects.is_named(model):
+        return load_model(model, vae, download, device, dtype)
+    check_device(device)
+    with _shell.options({"model": "--model"}):
+        return wrap(_objects.make(model))
+
+
 def check_device(device: str) -> None:
     """Whether torch can compute there, in float64 as the ops do: asked of torch, which alone knows its devices."""
     try:
@@ -58,7 +68,7 @@ def check_device(device: str) -> None:
         raise typer.BadParameter(message) from error
 
 
-def make_sampler(method: _methods.Method, model: VAR, **given: Any) -> Sampler:
+def make_sampler(method: _methods.Method, model: Model, **given: Any) -> Sampler:
     """The sampler of a method, tried on an empty batch: what is wrong is a usage error before anything is drawn."""
     try:
         method.sampler(model)(labels=[], seeds=[])
@@ -68,18 +78,18 @@ def make_sampler(method: _methods.Method, model: VAR, **given: Any) -> Sampler:
         return method.sampler(model, **given)
 
 
-def draws_clothes(model: VAR) -> bool:
+def draws_clothes(model: Model) -> bool:
     """Whether a model is the built-in one or another that `varfast train` made, of ten classes of grey 32x32 images.
 
     Shapes alone do not say so: MNIST has the same.
     """
-    config = model.vae.config
-    if model.dataset != FASHION_MNIST:
+    if not isinstance(model, VAR) or model.dataset != FASHION_MNIST:
         return False
+    config = model.vae.config
     return model.num_classes == len(CLASSES) and config.channels == 1 and config.image_hw == (CANVAS, CANVAS)
 
 
-def presets(model: VAR) -> dict[str, dict[str, Any]]:
+def presets(model: Model) -> dict[str, dict[str, Any]]:
     """Default parameters of methods on a model."""
     return _methods.BUILTIN if draws_clothes(model) else {}
 

@@ -38,6 +38,10 @@ MethodsOption = Annotated[
     list[str] | None, typer.Option("--method", "-m", help="May be given several times. " + METHOD)
 ]
 CfgOption = Annotated[float, typer.Option("--cfg", help="Classifier-free guidance t on VAR's ramp; 0: off.")]
+TemperatureOption = Annotated[float, typer.Option(min=0.0, help="Divides the logits; 0: the likeliest token.")]
+TopKOption = Annotated[int, typer.Option(min=0, help="Keep the k likeliest tokens; 0: all.")]
+TopPOption = Annotated[float, typer.Option(min=0.0, max=1.0, help="Keep this much of the mass; 0: all.")]
+MinPOption = Annotated[float, typer.Option(min=0.0, max=1.0, help="Drop below this share of the likeliest.")]
 BatchOption = Annotated[int, typer.Option("--batch", min=1, help="Images per run of the model.")]
 DataOption = Annotated[Path | None, typer.Option("--data", help="Folder of the four Fashion-MNIST files.")]
 ClassesOption = Annotated[

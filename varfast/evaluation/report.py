@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,71 +13,14 @@ from torch import Tensor
 
 import varfast
 from varfast.builtin.judge import Judge
+from varfast.evaluation.runs import TOLD, Experiment, Fingerprint
 from varfast.evaluation.sharing import Sharing
 from varfast.files import atomic_write
-from varfast.metrics.inception import InceptionJudge
 from varfast.models import VAR
 from varfast.pixels import to_bytes, to_float
 from varfast.protocol import Model
 
 SEED_STRIDE = 1_000_000  # image i of paired seed s has seed s * SEED_STRIDE + i
-
-
-@dataclass
-class Experiment:
-    """What all rows of an evaluation share.
-
-    Attributes:
-        model: the generator. weights: the hashes of its files, by name; they go into every result.
-        folder: where results are kept. images: per method and seed. batch: per run of the model.
-        judge: what scores images; and what it compares them with.
-    """
-
-    model: VAR
-    weights: dict[str, str]
-    folder: Path
-    images: int
-    batch: int
-    judge: Judge | InceptionJudge
-    facts: dict[str, Any] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.facts = {
-            "images": self.images,
-            **self.weights,
-            **self.judge.facts,
-            "varfast": varfast.__version__,
-        }
-
-    def load(self, name: str, seed: int) -> dict[str, float] | None:
-        """Metrics of an earlier run of the same thing, or None. Raises ValueError for a file that is none."""
-        file = self._file(name, seed)
-        if not file.is_file():
-            return None
-        try:
-            run = json.loads(file.read_text(encoding="utf-8"))
-            if {key: run[key] for key in self._key(name, seed)} != self._key(name, seed):
-                raise ValueError("it is of another run")
-            return {metric: float(run["metrics"][metric]) for metric in self.judge.metrics}
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{file}: not the result of {name!r} with seed {seed}; delete it ({error})") from error
-
-    def judge_and_keep(self, name: str, seed: int, prepared: Tensor, labels: Tensor) -> dict[str, float]:
-        """Scores what the judge has prepared of images, (N, ...) with labels (N,), and keeps the result in the
-        folder."""
-        metrics = self.judge.score(prepared, labels)
-        text = json.dumps({**self._key(name, seed), "metrics": metrics}, indent=2) + "\n"
-        file = self._file(name, seed)
-        file.parent.mkdir(exist_ok=True)
-        atomic_write(file, lambda path: path.write_text(text, encoding="utf-8"))
-        return metrics
-
-    def _key(self, name: str, seed: int) -> dict[str, Any]:
-        return {"name": name, "seed": seed, **self.facts}
-
-    def _file(self, name: str, seed: int) -> Path:
-        digest = hashlib.sha256(json.dumps(self._key(name, seed), sort_keys=True).encode()).hexdigest()
-        return self.folder / "runs" / f"{digest[:16]}.json"
 
 
 @dataclass(frozen=True)
@@ -89,6 +30,16 @@ class Setting:
     title: str
     details: str
     make: Callable[[Model], varfast.Sampler]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A method with one seed: `draw(start, stop)` gives its images of those numbers, uint8."""
+
+    name: str
+    seed: int
+    fingerprint: Fingerprint
+    draw: Callable[[int, int], Tensor]
 
 
 class Report:
@@ -101,30 +52,39 @@ class Report:
 
     def add_references(self) -> None:
         """Two rows to read the others against: real training images, and what the tokenizer makes of them."""
-        judge = self.experiment.judge
-        assert isinstance(judge, Judge)
+        judge, model = self.experiment.judge, self.experiment.model
+        assert isinstance(judge, Judge) and isinstance(model, VAR)
         real = judge.training_images(self.experiment.images)
-        jobs = {
-            "real training images": lambda: real.images,
-            "their reconstructions": lambda: self._rebuild(real.images),
+        jobs: dict[str, Callable[[Tensor], Tensor]] = {
+            "real training images": lambda images: images,
+            "their reconstructions": lambda images: rebuild(model, images),
         }
         for name, job in jobs.items():
-            metrics = self.experiment.load(name, 0)
+            told = job(real.images[:TOLD])
+            fingerprint = self.experiment.fingerprint(told, [told])
+            metrics = self.experiment.load(name, 0, fingerprint)
             if metrics is None:
-                metrics = self.experiment.judge_and_keep(name, 0, job(), real.labels)
+                self._fill([Run(name, 0, fingerprint, lambda a, b, job=job: job(real.images[a:b]))])  # type: ignore[misc]
+                metrics = self.experiment.judge_and_keep(name, 0, fingerprint, real.labels)
             self._row(name, "", [metrics])
 
     def add(self, settings: Sequence[Setting], seeds: Sequence[int]) -> None:
         """All methods over paired seeds."""
         found: dict[str, list[dict[str, float]]] = {setting.details: [] for setting in settings}
+        shared = Sharing(self.experiment.model)
         for seed in seeds:
-            missing = [setting for setting in settings if self.experiment.load(setting.details, seed) is None]
-            self.advance(self.experiment.images * (len(settings) - len(missing)))
-            self._draw(missing, seed)
-            for setting in settings:
-                metrics = self.experiment.load(setting.details, seed)
+            runs = [self._run(setting, seed, shared) for setting in settings]
+            shared.clear()
+            missing = [run for run in runs if self.experiment.load(run.name, seed, run.fingerprint) is None]
+            self.advance(self.experiment.images * (len(runs) - len(missing)))
+            self._fill(missing, shared.clear, self.advance)
+            labels = self._inputs(seed)[0]
+            for run in missing:
+                self.experiment.judge_and_keep(run.name, seed, run.fingerprint, labels)
+            for run in runs:
+                metrics = self.experiment.load(run.name, seed, run.fingerprint)
                 assert metrics is not None
-                found[setting.details].append(metrics)
+                found[run.name].append(metrics)
         for setting in settings:
             self._row(setting.title, setting.details, found[setting.details])
 
@@ -132,30 +92,41 @@ class Report:
         metrics = {name: [run[name] for run in runs] for name in self.experiment.judge.metrics}
         self.rows.append({"title": title, "details": details, "metrics": metrics})
 
-    def _draw(self, settings: Sequence[Setting], seed: int) -> None:
-        """Batch by batch through all methods, which share what they have in common, then judges them."""
-        count, batch = self.experiment.images, self.experiment.batch
-        labels = torch.arange(count, dtype=torch.int64, device="cpu") % self.experiment.model.num_classes
-        seeds = seed * SEED_STRIDE + torch.arange(count, dtype=torch.int64, device="cpu")
-        shared = Sharing(self.experiment.model)
-        samplers = [setting.make(shared) for setting in settings]
-        prepared: list[list[Tensor]] = [[] for _ in settings]
-        for some_labels, some_seeds in zip(labels.split(batch), seeds.split(batch), strict=True):
-            for sampler, parts in zip(samplers, prepared, strict=True):
-                images = to_bytes(sampler(labels=some_labels, seeds=some_seeds)).cpu()
-                parts.append(self.experiment.judge.prepare(images))
-                self.advance(len(some_labels))
-            shared.clear()
-        for setting, parts in zip(settings, prepared, strict=True):
-            self.experiment.judge_and_keep(setting.details, seed, torch.cat(parts), labels)
+    def _inputs(self, seed: int) -> tuple[Tensor, Tensor]:
+        """Labels and seeds of a run's images, (N,) each; of a text host, one prompt after the other."""
+        numbers = torch.arange(self.experiment.images, dtype=torch.int64, device="cpu")
+        return numbers % self.experiment.model.num_classes, seed * SEED_STRIDE + numbers
 
-    @torch.no_grad()
-    def _rebuild(self, images: Tensor) -> Tensor:
-        vae, device = self.experiment.model.vae, self.experiment.model.codebook.device
-        parts = []
-        for some in images.split(self.experiment.batch):
-            parts.append(to_bytes(vae.decode_ids(vae.encode(to_float(some).to(device)))).cpu())
-        return torch.cat(parts)
+    def _run(self, setting: Setting, seed: int, shared: Sharing) -> Run:
+        """A method's run, with the fingerprint of what would draw it now."""
+        sampler, (labels, seeds) = setting.make(shared), self._inputs(seed)
+
+        def draw(start: int, stop: int) -> Tensor:
+            return to_bytes(sampler(labels=labels[start:stop], seeds=seeds[start:stop])).cpu()
+
+        if sampler.smooth:
+            images = draw(0, TOLD)
+            return Run(setting.details, seed, self.experiment.fingerprint(images, [images]), draw)
+        images, tokens = sampler(labels=labels[:TOLD], seeds=seeds[:TOLD], return_ids=True)
+        return Run(setting.details, seed, self.experiment.fingerprint(to_bytes(images).cpu(), tokens), draw)
+
+    def _fill(
+        self,
+        runs: Sequence[Run],
+        done: Callable[[], object] = lambda: None,
+        advance: Callable[[int], object] = lambda count: None,
+    ) -> None:
+        """Batch by batch through all runs, which share what they have in common, whatever of them is not there yet."""
+        count, batch = self.experiment.images, self.experiment.batch
+        for run in runs:
+            self.experiment.begin(run.name, run.seed, run.fingerprint)
+        for start in range(0, count, batch):
+            stop = min(start + batch, count)
+            for run in runs:
+                if not self.experiment.part(run.name, run.seed, start).exists():
+                    self.experiment.keep_part(run.name, run.seed, start, run.draw(start, stop))
+                advance(stop - start)
+            done()
 
     def cells(self, row: dict[str, Any], separator: str) -> list[str]:
         """A row of the table: mean, and the standard deviation over seeds where there are several."""
@@ -173,7 +144,7 @@ class Report:
 
     def write(self) -> None:
         """results.json and table.md, whole or not at all."""
-        data = json.dumps({**self.experiment.facts, "rows": self.rows}, indent=2) + "\n"
+        data = json.dumps({**self.experiment.facts, "varfast": varfast.__version__, "rows": self.rows}, indent=2) + "\n"
         names = self.experiment.judge.metrics
         lines = [f"| method | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
         for row in self.rows:
@@ -183,3 +154,9 @@ class Report:
         folder = self.experiment.folder
         atomic_write(folder / "results.json", lambda path: path.write_text(data, encoding="utf-8"))
         atomic_write(folder / "table.md", lambda path: path.write_text(table, encoding="utf-8"))
+
+
+@torch.no_grad()
+def rebuild(model: VAR, images: Tensor) -> Tensor:
+    """What a model's tokenizer makes of uint8 images (N, C, H, W)."""
+    return to_bytes(model.vae.decode_ids(model.vae.encode(to_float(images).to(model.codebook.device)))).cpu()

@@ -5,10 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from varfast.metrics.rows import Rows, blocks
+
 Moments = tuple[Tensor, Tensor]
 
 
-def frechet_distance(real: Tensor, fake: Tensor) -> float:
+def frechet_distance(real: Tensor | Rows, fake: Tensor | Rows) -> float:
     """Fréchet distance of the normal distributions fitted to two sets, ``|m - m'|^2 + tr(C + C' - 2 (C C')^(1/2))``.
 
     Args:
@@ -28,9 +30,17 @@ def frechet_distance(real: Tensor, fake: Tensor) -> float:
     return frechet_of_moments(moments(real), moments(fake))
 
 
-def moments(features: Tensor) -> Moments:
-    """Mean (D,) and covariance (D, D), float64, of (N, D) features."""
-    return features.double().mean(0), features.double().T.cov()
+def moments(features: Tensor | Rows) -> Moments:
+    """Mean (D,) and covariance (D, D) with N - 1 below, float64, of (N, D) features, a block of which is held."""
+    count = len(features)
+    mean = torch.zeros(features.shape[1], dtype=torch.float64, device="cpu")
+    for rows in blocks(features):
+        mean = mean + rows.sum(0).cpu() / count
+    products = torch.zeros(len(mean), len(mean), dtype=torch.float64, device="cpu")
+    for rows in blocks(features):  # in a second pass: sums of squares less a squared sum would cancel
+        rows = rows.cpu() - mean
+        products += rows.T @ rows
+    return mean, products / (count - 1)
 
 
 def frechet_of_moments(real: Moments, fake: Moments) -> float:
@@ -51,12 +61,12 @@ def _root(covariance: Tensor) -> Tensor:
     return torch.where(values > noise, values, 0.0).sqrt()[:, None] * vectors.T
 
 
-def check_features(real: Tensor, fake: Tensor, *, at_least: int) -> None:
+def check_features(real: Tensor | Rows, fake: Tensor | Rows, *, at_least: int) -> None:
     """Checks two sets of features, (N, D) and (M, D), finite, N and M at least `at_least`. Raises ValueError."""
     for name, features in (("real", real), ("fake", fake)):
         if features.dim() != 2 or features.shape[1] != real.shape[-1]:
             raise ValueError(f"{name} must have shape (N, D) with D of both sets equal, got {tuple(features.shape)}")
         if len(features) < at_least:
             raise ValueError(f"{name} must have at least {at_least} rows, got {len(features)}")
-        if not torch.isfinite(features).all():
+        if not all(torch.isfinite(rows).all() for rows in blocks(features)):
             raise ValueError(f"{name} must be finite")

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from varfast.metrics.frechet import check_features
+from varfast.metrics.rows import Rows, blocks
 
 NEIGHBOURS = 5
-_CHUNK = 500  # rows of a distance matrix held at a time: 40 MB against 10,000 samples
 
 
 class PRDC(NamedTuple):
@@ -22,46 +22,78 @@ class PRDC(NamedTuple):
     coverage: float
 
 
-def prdc(real: Tensor, fake: Tensor, *, neighbours: int = NEIGHBOURS, real_radii: Tensor | None = None) -> PRDC:
+def prdc(
+    real: Tensor | Rows,
+    fake: Tensor | Rows,
+    *,
+    neighbours: int = NEIGHBOURS,
+    density_neighbours: int | None = None,
+    real_reach: Tensor | None = None,
+    device: torch.device | str | None = None,
+) -> PRDC:
     """Precision, recall, density and coverage: balls reach to each sample's k-th nearest neighbour in its own set.
 
     Args:
         real: (N, D) features. fake: (M, D) features; any floating dtype, distances are float64.
-        neighbours: k.
-        real_radii: (N,) from `radii(real, neighbours)`, where they are at hand.
+        neighbours: k. density_neighbours: k of density and coverage, where that is another.
+        real_reach: (N, at least k) from `nearest(real, k)`, where it is at hand.
+        device: where distances are computed; by default where the rows are.
 
     Returns:
         precision: fakes that lie in some real's ball. recall: reals that lie in some fake's ball. density: reals' balls
         that a fake lies in, on average, over k. coverage: reals in whose ball some fake lies.
 
     Raises:
-        ValueError: shapes that do not fit, or not more than `neighbours` rows.
+        ValueError: shapes that do not fit, or not more than k rows.
 
     Notes:
         Precision and recall: Kynkäänniemi et al., arXiv 1904.06991, whose balls hold their surface, as in the
         evaluator of the published tables; density and coverage: Naeem et al., arXiv 2002.09797, whose balls do not,
-        as in their package `prdc`. That decides where distances tie. All depend on the sizes of the sets. Memory: one
-        stripe of 500 rows of the distance matrix.
+        as in their package `prdc`. That decides where distances tie. All depend on the sizes of the sets. Memory: a
+        block of 2000 rows of either set and the distances between them, about 100 MB at Inception's width.
     """
-    check_features(real, fake, at_least=neighbours + 1)
-    real_radii = radii(real, neighbours) if real_radii is None else real_radii
-    fake_radii = radii(fake, neighbours)
-    inside_real = torch.zeros(len(fake), dtype=torch.bool, device=fake.device)
+    dense = density_neighbours or neighbours
+    most = max(neighbours, dense)
+    check_features(real, fake, at_least=most + 1)
+    reach = nearest(real, most, device) if real_reach is None else real_reach
+    fake_radii = nearest(fake, neighbours, device)[:, neighbours - 1]
+    precise = torch.zeros(len(fake), dtype=torch.bool, device=fake_radii.device)
     recalled, balls = [], []
-    for rows, reach in zip(real.split(_CHUNK), real_radii.split(_CHUNK), strict=True):
-        distances = _distances(rows, fake)
-        inside_real |= (distances <= reach[:, None]).any(0)
-        recalled.append((distances <= fake_radii).any(1))
-        balls.append((distances < reach[:, None]).sum(1))  # fakes in each real's ball
-    inside = torch.cat(balls)
-    precision, recall, coverage = (x.double().mean().item() for x in (inside_real, torch.cat(recalled), inside > 0))
-    return PRDC(precision, recall, inside.sum().item() / (neighbours * len(fake)), coverage)
+    start = 0
+    for rows in _moved(real, device):
+        near, far = (reach[start : start + len(rows), k - 1, None].to(rows.device) for k in (neighbours, dense))
+        found = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
+        inside = torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
+        done = 0
+        for others in _moved(fake, device):
+            here = slice(done, done + len(others))
+            distances = _distances(rows, others)
+            precise[here] |= (distances <= near).any(0)
+            found |= (distances <= fake_radii[here]).any(1)
+            inside += (distances < far).sum(1)
+            done += len(others)
+        recalled.append(found)
+        balls.append(inside)  # fakes in each real's ball
+        start += len(rows)
+    counts = torch.cat(balls)
+    precision, recall, coverage = (x.double().mean().item() for x in (precise, torch.cat(recalled), counts > 0))
+    return PRDC(precision, recall, counts.sum().item() / (dense * len(fake)), coverage)
 
 
-def radii(features: Tensor, neighbours: int = NEIGHBOURS) -> Tensor:
-    """Distance (N,) from each row of (N, D) to its k-th nearest other row."""
-    stripes = [_distances(rows, features).kthvalue(neighbours + 1, dim=1).values for rows in features.split(_CHUNK)]
-    return torch.cat(stripes)  # the +1: every row is its own nearest neighbour, at distance zero
+def nearest(features: Tensor | Rows, most: int = NEIGHBOURS, device: torch.device | str | None = None) -> Tensor:
+    """Distances (N, most), float64 and ascending, from each row of (N, D) to its nearest other rows."""
+    found = []
+    for rows in _moved(features, device):
+        best = rows.new_full((len(rows), 0), 0.0)
+        for others in _moved(features, device):
+            both = torch.cat([best, _distances(rows, others)], dim=1)
+            best = both.topk(min(most + 1, both.shape[1]), dim=1, largest=False).values
+        found.append(best[:, 1:])  # every row is its own nearest neighbour, at distance zero
+    return torch.cat(found)
+
+
+def _moved(features: Tensor | Rows, device: torch.device | str | None) -> list[Tensor]:
+    return (rows if device is None else rows.to(device) for rows in blocks(features))  # type: ignore[return-value]
 
 
 def _distances(a: Tensor, b: Tensor) -> Tensor:
