@@ -129,7 +129,7 @@ def test_importing_the_ops_loads_little_beside_torch(tmp_path):
         ("models", ["safetensors"], "import varfast.builtin.judge"),
         ("hub", ["huggingface_hub"], "from varfast.models import load; load('var-d16', download=True)"),
         ("eval", ["PIL"], "import varfast.metrics.inception"),
-        ("eval", ["numpy", "PIL"], "import varfast.evaluation"),
+        ("eval", ["numpy", "PIL"], "import varfast.evaluation.given"),
     ],
 )
 def test_where_a_package_is_missing_the_error_names_it_and_its_extra(tmp_path, extra, packages, use):

@@ -22,6 +22,7 @@ from evaluators import (
 from torch import Tensor
 
 from varfast.metrics import inception
+from varfast.metrics.foreign import feature_extractor
 from varfast.metrics.frechet import frechet_distance, frechet_of_moments, moments
 from varfast.metrics.inception import InceptionJudge, inception_score, load_network
 from varfast.metrics.prdc import prdc
@@ -115,6 +116,7 @@ def test_the_four_fractions_are_those_of_the_package_prdc(k: int, shift: float) 
 
 @pytest.mark.needs_fidelity
 def test_torch_fidelity_computes_the_same_of_features() -> None:
+    feature_extractor()  # the package cannot be imported beside every torchvision; this sees to it
     from torch_fidelity import metric_fid, metric_isc, metric_prc
 
     real, fake = rows(900, 256, 1), rows(800, 256, 2, 0.05)
@@ -146,9 +148,9 @@ def tensorflow_resize(images: Tensor, size: int) -> np.ndarray:
 def test_the_real_network_sees_what_tensorflows_graph_sees_and_gives_its_tensors(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    real = feature_extractor()
     import torch_fidelity
 
-    real = torch_fidelity.FeatureExtractorInceptionV3
     made: list[torch.nn.Module] = []
 
     class Spied(real):  # type: ignore[misc,valid-type]

@@ -1,7 +1,6 @@
 """How different the images of a set are from each other: the Vendi score, and distances within groups.
 
-Source of the Vendi score: arXiv 2210.02410. Mean distance of pairs is what DiverseVAR (arXiv 2511.17074) looks at within
-a prompt, here by cosines.
+Source of the Vendi score: arXiv 2210.02410; DiverseVAR (arXiv 2511.17074) asks how different a prompt's images are.
 """
 
 from __future__ import annotations
@@ -50,7 +49,10 @@ def pairwise_distance(features: Tensor) -> float:
 
 
 def within_groups(features: Tensor | Rows, groups: Iterable[Sequence[int]]) -> tuple[float, float] | None:
-    """Of features (N, D), the mean over groups of row numbers of `vendi_score` and of `pairwise_distance`; None without a group of two."""
+    """Of features (N, D), the means over groups of row numbers of `vendi_score` and `pairwise_distance`.
+
+    None without a group of two.
+    """
     vendi, distance = [], []
     for group in groups:
         if len(group) > 1:
