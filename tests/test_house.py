@@ -74,6 +74,7 @@ PROBED = {
     "test_sample_edges.py": {"_info"},
     "test_sampler.py": {"sampler._cost"},
     "test_shell.py": {"cli._models", "cli._options"},
+    "test_torchrun.py": {"_processes"},
     "test_triton_guide.py": {"triton_kernels._prior"},
 }
 LIMITS = {

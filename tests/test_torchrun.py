@@ -8,12 +8,15 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch.distributed as dist
 from tiny import ROWS_ALIKE, tiny_var
 
+from varfast import _processes
 from varfast.builtin.training import export_builtin
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -54,6 +57,35 @@ def test_two_processes_write_the_files_of_one(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("200 images in") == 1  # one of them speaks
     assert contents(tmp_path / "2") == contents(tmp_path / "0") and len(contents(tmp_path / "0")) == 204
+
+
+def test_every_start_has_a_session_of_its_own_in_a_store_that_outlives_it() -> None:
+    """torchrun's store outlives the processes that it restarts, those that died in the middle of this too."""
+    store, names = dist.HashStore(), set()
+    for _ in range(20):
+        for died in (1, 2):
+            store.set(f"hello {died}", "a word of one that died")
+        with ThreadPoolExecutor(3) as pool:
+            found = list(pool.map(lambda rank: _processes.session(store, rank, 3), range(3)))
+        assert len(set(found)) == 1
+        names.add(found[0])
+    assert len(names) == 20
+
+
+@pytest.mark.slow
+def test_torchrun_restarts_what_died(tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(DRAW)
+    (tmp_path / "pids").mkdir()
+    assert run(0, tmp_path / "program.py", tmp_path / "whole", 3000, "png", tmp_path / "pids").returncode == 0
+    words = ["--max-restarts=2", "--nproc-per-node=2", "program.py", "out", "3000", "png", "pids"]
+    agent = subprocess.Popen([*TORCHRUN, *words], cwd=tmp_path, env=ENVIRONMENT)
+    seen = {path.name for path in (tmp_path / "pids").iterdir()}
+    while len(list((tmp_path / "out").glob("*.png"))) < 200:
+        time.sleep(0.05)
+    victim = next(path.name for path in (tmp_path / "pids").iterdir() if path.name not in seen)
+    os.kill(int(victim), signal.SIGKILL)
+    assert agent.wait(timeout=300) == 0 and len(list((tmp_path / "pids").iterdir())) == 5
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
 def test_what_is_wrong_in_one_process_ends_all(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import functools
 import itertools
 import os
 import time
+import uuid
 from collections.abc import Iterator
 from typing import Any
 
@@ -54,7 +55,10 @@ class World:
             store, self.rank, self.size = _group_store(), dist.get_rank(), dist.get_world_size()
         elif under_torchrun():
             store, self.rank, self.size = _torchrun_store()
-        self._store = store if isinstance(store, _Alone) else dist.PrefixStore(f"varfast/{next(_calls)}", store)
+        if not isinstance(store, _Alone):
+            store = dist.PrefixStore(f"varfast/{next(_calls)}", store)
+            store = dist.PrefixStore(session(store, self.rank, self.size), store)
+        self._store = store
 
     def add(self, key: str, amount: int) -> int:
         """Adds to a number that all share, from 0, and returns the sum."""
@@ -89,6 +93,32 @@ class World:
             rank, _, why = self._store.get("failed").decode().partition(" ")
             if int(rank) != self.rank:
                 raise OtherRankFailed(f"rank {rank} of {self.size} failed, so rank {self.rank} stops: {why}")
+
+
+def session(store: Any, rank: int, size: int) -> str:
+    """A name that the processes of this start alone have; returns when all are there.
+
+    torchrun restarts processes (`--max-restarts`) with the same store and port: numbers and texts of those that died
+    are still in it, and no number that all nodes have tells one start from the next. So rank 0 makes a name and tells
+    it to each other rank in an answer to a word that this one has just made up.
+    """
+    name = uuid.uuid4().hex
+    if rank:
+        store.set(f"hello {rank}", name)
+        while not (store.check([f"answer {rank}"]) and store.get(f"answer {rank}").decode().startswith(name)):
+            time.sleep(POLL)
+        name = store.get(f"answer {rank}").decode().split()[1]
+        store.set(f"{name} {rank}", "")
+        return name
+    missing = set(range(1, size))
+    while missing:
+        for other in list(missing):
+            if store.check([f"{name} {other}"]):
+                missing.remove(other)
+            elif store.check([f"hello {other}"]):
+                store.set(f"answer {other}", f"{store.get(f'hello {other}').decode()} {name}")
+        time.sleep(POLL)
+    return name
 
 
 def under_torchrun() -> bool:
