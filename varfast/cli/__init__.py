@@ -16,7 +16,7 @@ from varfast.console import forgive_streams
 with needs("cli", "the command line"):
     import typer
 
-from varfast.cli import _shell, compare, evaluate, info, sample, train
+from varfast.cli import _shell, compare, evaluate, info, sample, train, verify
 
 app = typer.Typer(
     help="Guided sampling of next-scale (VAR) image generators through fused kernels.",
@@ -29,6 +29,7 @@ app.command("sample")(sample.sample)
 app.command("compare")(compare.compare)
 app.command("eval")(evaluate.evaluate)
 app.command("train")(train.train)
+app.command("verify")(verify.verify)
 app.command("info")(info.info)
 
 

@@ -53,7 +53,7 @@ def wrap(model: Any, **options: Any) -> Model:
                 f"model: {type(model).__name__} needs no wrapping and takes no {', '.join(sorted(options))}"
             )
         return model
-    return _host_of(model).wrap(model, **options)
+    return host_of(model).wrap(model, **options)
 
 
 def patch(model: Object, guidance: Iterable[object] = (), **sampling: Any) -> Object:
@@ -78,7 +78,7 @@ def patch(model: Object, guidance: Iterable[object] = (), **sampling: Any) -> Ob
         function of the method's name in the host's module for how its seed argument becomes one seed per image.
         Threads may share the object.
     """
-    host = _host_of(model)
+    host = host_of(model)
     base = _patched.own_class(model)
     if getattr(base, host.METHOD, None) is None:
         raise TypeError(f"model: {base.__name__} has no method {host.METHOD} to replace; use varfast.wrap")
@@ -95,7 +95,7 @@ def patch(model: Object, guidance: Iterable[object] = (), **sampling: Any) -> Ob
 def unpatch(model: Object) -> Object:
     """Gives a patched object its own class and method back; does nothing to one that is not patched. Returns the
     object."""
-    method = _host_of(model).METHOD
+    method = host_of(model).METHOD
     if _patched.is_patched(model):
         object.__setattr__(model, "__class__", _patched.own_class(model))
         given = vars(model).pop(_settings.KEY, None)
@@ -121,7 +121,7 @@ def _check_sampling(host: Any, model: Any, sampling: dict[str, Any]) -> dict[str
     return sampling
 
 
-def _host_of(model: object) -> Any:
+def host_of(model: object) -> Any:
     """The module of the host that an object belongs to."""
     lacks = []
     for name in HOSTS:
