@@ -122,7 +122,7 @@ def _check_sampling(host: Any, model: Any, sampling: dict[str, Any]) -> dict[str
 
 
 def host_of(model: object) -> Any:
-    """The module of the host that an object belongs to."""
+    """The module of the host that an object belongs to. Raises TypeError for an object of none."""
     lacks = []
     for name in HOSTS:
         host = importlib.import_module(f"varfast.hosts.{name}")
