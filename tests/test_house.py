@@ -44,6 +44,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "metrics.inception": {"_extras", "files"},
     "metrics.rows": {"_extras"},
     "metrics.store": {"_extras", "files"},
+    "verification": {"hosts", "protocol"},
     "builtin": {"_env", "_extras", "files", "metrics", "pixels"},
     "builtin.names": set(),
     "builtin.training": {"_extras", "_processes", "console", "files", "models", "pixels", "sampler"},
@@ -53,6 +54,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cli": {
         "_env", "_extras", "_info", "_library", "_png", "_processes", "builtin", "checks", "console", "evaluation",
         "files", "generation", "guidance", "hosts", "metrics", "models", "ops", "pixels", "protocol", "sampler",
+        "verification",
     },
     "__main__": {"_extras", "cli"},
 }  # fmt: skip

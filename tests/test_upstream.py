@@ -51,7 +51,7 @@ check_signature(var, "autoregressive_infer_cfg")
 images = [var.autoregressive_infer_cfg(3, labels, 1, 1.5, 20, 0.9, smooth) for smooth in (False, True)]
 assert all(i.shape == (3, 3, 64, 64) and 0 <= i.min() and i.max() <= 1 for i in images)
 
-from varfast.hosts.verification import verify
+from varfast.verification import verify
 varfast.unpatch(var)
 for options in (dict(cfg=1.5), dict(cfg=4.0, top_k=20, top_p=0.9)):
     found = verify(var, dict(B=3, label_B=labels, g_seed=5, **options))

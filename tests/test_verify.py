@@ -13,7 +13,7 @@ from host_cases import ALL, LABELS
 from torch import Tensor, nn
 
 from varfast import cli
-from varfast.hosts.verification import Verification, verify
+from varfast.verification import Verification, verify
 
 KNOWN = ("var", "flexvar", "hart", "infinity")
 
@@ -43,7 +43,7 @@ def test_look_alikes_are_alike_at_every_scale(host: str) -> None:
     assert found.first is None and found.images is not None and found.images < 5e-3
     assert len(found.scales) == (3 if host == "infinity" else 5)
     assert all(scale.difference < 1e-4 and scale.tokens for scale in found.scales)
-    assert not model.head_nm._forward_hooks and torch.multinomial.__module__ != "varfast.hosts.verification"
+    assert not model.head_nm._forward_hooks and torch.multinomial.__module__ != "varfast.verification"
     assert type(model).__name__.startswith("Upstream") and "_varfast_patch" not in vars(model)
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from varfast import protocol as protocol
     from varfast import reference as reference
     from varfast import sampler as sampler
+    from varfast import verification as verification
     from varfast.calibration import calibrate
     from varfast.generation import generate
     from varfast.guidance import CFG, SSG, DiverseVAR, VARScaling
@@ -62,7 +63,7 @@ _HOMES = {
 }
 _MODULES = (
     "builtin", "calibration", "checks", "console", "evaluation", "files", "generation", "guidance", "hosts", "metrics",
-    "models", "ops", "pixels", "protocol", "reference", "sampler",
+    "models", "ops", "pixels", "protocol", "reference", "sampler", "verification",
 )  # fmt: skip
 
 

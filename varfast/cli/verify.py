@@ -22,7 +22,7 @@ def verify(
     without guidance objects. What they differ in first is named, and ends the command with code 1.
     """
     from varfast.cli import _objects, _shell
-    from varfast.hosts.verification import verify as compare
+    from varfast.verification import verify as compare
 
     with _shell.options({"model": "FILE.py:NAME", "call": "FILE.py:NAME"}):
         result = _objects.make(made)
