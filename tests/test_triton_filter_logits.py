@@ -39,9 +39,13 @@ def tiles() -> None:
 
 
 def long_rows() -> None:
+    from varfast.triton_kernels import _chip
     from varfast.triton_kernels import filter_logits as module
 
-    module.ON_CHIP, module.LONG_BLOCK = 16, 32  # several blocks a row at a size the interpreter can walk
+    _chip.NVIDIA, module.LONG_BLOCK = (
+        _chip.NVIDIA._replace(on_chip=16),
+        32,
+    )  # several blocks a row at a size the interpreter can walk
     rng, g = random.Random(3), torch.Generator().manual_seed(3)
     for vocab in (33, 70):
         rows = torch.stack([make(vocab, g) for make in ADVERSARIAL.values()] + [torch.randn(vocab, generator=g)])

@@ -77,18 +77,22 @@ def adversarial_rows() -> None:
 
 
 def wide_rows() -> None:
-    from varfast.triton_kernels import sample as module
+    from varfast.triton_kernels import _chip
 
-    module.TILE = 8 * 4096  # the interpreter's time goes by programs, not by values
+    _chip.NVIDIA = _chip.NVIDIA._replace(tile=8 * 4096)  # the interpreter's time goes by programs, not by values
     rng, g = random.Random(2), torch.Generator().manual_seed(2)
     for scale, filters in ((1.0, {"top_k": 900, "top_p": 0.96}), (4.0, {"top_k": 0, "top_p": 0.9})):
         check(torch.randn(2, 16, 4096, generator=g) * scale, None, **{**settings(rng, 4096, 2), **filters})
 
 
 def rows_beyond_the_chip() -> None:
+    from varfast.triton_kernels import _chip
     from varfast.triton_kernels import sample as module
 
-    module.ON_CHIP, module.LONG_BLOCK = 16, 32  # several blocks a row at a size the interpreter can walk
+    _chip.NVIDIA, module.LONG_BLOCK = (
+        _chip.NVIDIA._replace(on_chip=16),
+        32,
+    )  # several blocks a row at a size the interpreter can walk
     rng, g = random.Random(3), torch.Generator().manual_seed(3)
     for vocab, filters in ((33, {"top_k": 0, "temperature_last": True}), (70, {"top_k": 40, "top_p": 0.8})):
         rows = [make(vocab, g) for make in ADVERSARIAL.values()] + [torch.randn(vocab, generator=g)]

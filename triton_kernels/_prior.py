@@ -78,12 +78,13 @@ def programs(batch: int, groups: int, targets: int, channels: int) -> tuple[int]
 @triton.jit
 def _chain(acc, coef, columns, column, x, x_step, begin, end, c, channels, CLEAN: tl.constexpr):
     """acc and the products of sources [begin, end), in this order."""
-    for k in range(begin, end):
+    for source in range(begin, end):
+        k = tl.cast(source, tl.int64)  # an index times a stride leaves 32 bits
         weight = tl.load(coef + k * columns + column, mask=column < columns, other=0.0)
-        source = tl.load(x + k * x_step, mask=c < channels, other=0.0).to(tl.float32)
+        value = tl.load(x + k * x_step, mask=c < channels, other=0.0).to(tl.float32)
         if CLEAN:
-            source = tl.where(source - source == 0.0, source, 0.0)
-        acc = tl.fma(tl.broadcast_to(weight[:, None], acc.shape), tl.broadcast_to(source[None, :], acc.shape), acc)
+            value = tl.where(value - value == 0.0, value, 0.0)
+        acc = tl.fma(tl.broadcast_to(weight[:, None], acc.shape), tl.broadcast_to(value[None, :], acc.shape), acc)
     return acc
 
 
@@ -97,14 +98,16 @@ def prior_tile(coef, coef_term, x, x_image, x_group, x_term, x_step, terms, sour
         odd = tl.zeros_like(acc)
         middle = (sources + 1) // 2
         columns = (targets + 1) // 2
-        for t in range(terms):
+        for term in range(terms):
+            t = tl.cast(term, tl.int64)
             table, map_ = coef + t * coef_term, x + t * x_term
             acc = _chain(acc, table, columns, column, map_, x_step, 0, middle, c, channels, CLEAN)
             odd = _chain(odd, table, columns, column, map_, x_step, middle, sources, c, channels, CLEAN)
         both = tl.join(acc + odd, acc - odd)
         acc = tl.reshape(tl.permute(both, 0, 2, 1), (2 * column.shape[0], c.shape[0]))
     else:
-        for t in range(terms):
+        for term in range(terms):
+            t = tl.cast(term, tl.int64)
             acc = _chain(
                 acc, coef + t * coef_term, targets, column, x + t * x_term, x_step, 0, sources, c, channels, CLEAN
             )
@@ -140,10 +143,11 @@ def _prepare(prev, image_step, row_step, m_h, m_w, channels, flags, folded, C: t
     worst = tl.zeros((C,), tl.int32)
     if folded is None:
         for k in range(m_h * m_w):
-            _, worst = _load_source(prev + k * row_step, inside, worst)
+            _, worst = _load_source(prev + tl.cast(k, tl.int64) * row_step, inside, worst)
     else:
         folded += image * m_h * m_w * channels + c
-        for r in range((m_h + 1) // 2):
+        for pair in range((m_h + 1) // 2):
+            r = tl.cast(pair, tl.int64)
             top, bottom, below = r * m_w, (m_h - 1 - r) * m_w, (r + (m_h + 1) // 2) * m_w
             for left in range((m_w + 1) // 2):
                 right = m_w - 1 - left

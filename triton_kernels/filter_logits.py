@@ -4,17 +4,16 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from varfast.triton_kernels._chip import tile_shape
 from varfast.triton_kernels._exact import EXACT, weight_of
 from varfast.triton_kernels._rules import load_rule, make_rules
 from varfast.triton_kernels.sample import (
     CHANGING,
     LONG_BLOCK,
-    ON_CHIP,
     kept_tokens,
     load_block,
     long_row,
     long_weights,
-    tile_shape,
 )
 
 
@@ -92,8 +91,9 @@ def filter_logits(
     rules = make_rules(*numbers, batch, logits.device)
     arguments = (logits, *logits.stride(), rows, length, vocab, *rules, min(top_k, vocab), out)
     with torch.cuda.device_of(logits):
-        if vocab <= ON_CHIP:
-            grid, shape = tile_shape(rows, vocab)
+        tiles = tile_shape(rows, vocab, logits.device)
+        if tiles is not None:
+            grid, shape = tiles
             _filter_tiles[grid](*arguments, PROBS=probs, **shape, **EXACT)
         else:
             _filter_long[(rows,)](*arguments, PROBS=probs, BLOCK=LONG_BLOCK, num_warps=8, **EXACT)

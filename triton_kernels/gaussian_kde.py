@@ -36,7 +36,8 @@ def _rows(rows, group_step, row_step, ids, id_group, id_step, group, at, inside,
 def _distances(x, x_step, y, y_step, inside, counts, width, BITS: tl.constexpr):
     """Squared distances of a block of queries and one of samples; infinite where a sample does not count."""
     distance = tl.zeros((x.shape[0], y.shape[0]), tl.int32 if BITS else tl.float32)
-    for c in range(width):
+    for column in range(width):
+        c = tl.cast(column, tl.int64)  # an index times a stride leaves 32 bits
         xc = tl.load(x + c * x_step, mask=inside, other=0)
         yc = tl.load(y + c * y_step, mask=counts, other=0)
         if BITS:

@@ -11,10 +11,11 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from varfast.triton_kernels._chip import tile_shape
 from varfast.triton_kernels._exact import EXACT
 from varfast.triton_kernels._rules import load_rule, make_call
 from varfast.triton_kernels.guide import combine, guide_into, map_arguments, number_arguments, per_position
-from varfast.triton_kernels.sample import CHANGING, ON_CHIP, draw_tile, locate, sample, tile_shape
+from varfast.triton_kernels.sample import CHANGING, draw_tile, locate, sample
 
 
 @triton.jit(do_not_specialize=CHANGING)
@@ -66,10 +67,11 @@ def guided_sample(
     shape = (batch, length * groups, channels // groups)
     cfg = cond.new_empty(cond.shape if with_cfg else (0, 0, 0))
     kept_cfg = cfg if with_cfg else None
-    if prev is None and shape[2] <= ON_CHIP:
+    tiles = tile_shape(shape[0] * shape[1], shape[2], cond.device) if prev is None else None
+    if tiles is not None:
         call = make_call(shape, seeds, positions, *sampling, with_stats)
         if cond.numel():
-            grid, block = tile_shape(shape[0] * shape[1], shape[2])
+            grid, block = tiles
             with torch.cuda.device_of(cond):
                 _combine_and_sample[grid](
                     *map_arguments(cond), *map_arguments(uncond), *number_arguments(t, t_tensor), kept_cfg, groups,

@@ -1,7 +1,7 @@
 """sample in Triton: rows that fit on chip as tiles, longer ones in blocks that are read again for each step.
 
-A row of up to 16384 tokens stays in registers: 32 warps of 32 lanes hold 16 values each. Short rows share a program
-(a tile of 1024 values), so a vocabulary of 2 costs no program per row.
+How long a row stays in registers depends on the GPU (_chip.py). Short rows share a program, so a vocabulary of 2 costs
+no program per row.
 """
 
 from typing import Any
@@ -10,6 +10,7 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from varfast.triton_kernels._chip import tile_shape
 from varfast.triton_kernels._exact import (
     EXACT,
     bisect_key,
@@ -22,8 +23,6 @@ from varfast.triton_kernels._exact import (
 )
 from varfast.triton_kernels._rules import load_rule, make_call
 
-ON_CHIP = 16384  # largest vocabulary of the tiled kernel
-TILE = 1024  # values of a program where rows are short
 LONG_BLOCK = 4096
 
 # Numbers that change from scale to scale: without this, 1 and multiples of 16 would each compile a kernel of their own.
@@ -242,13 +241,6 @@ def _sample_long(logits, image_step, row_step, step_v, rows, length, vocab, seed
             tl.store(entropy + row, float("nan"))
 
 
-def tile_shape(rows: int, vocab: int) -> tuple[tuple[int], dict[str, int]]:
-    """The grid and the constants of a kernel whose programs hold whole rows, up to ON_CHIP."""
-    block = triton.next_power_of_2(max(vocab, 2))
-    tile = max(1, TILE // block)
-    return (triton.cdiv(rows, tile),), {"ROWS": tile, "BLOCK": block, "num_warps": max(4, block // 512)}
-
-
 def sample(logits: Tensor, seeds: Tensor, positions: Tensor | None, *rest: Any) -> tuple[Tensor, ...]:
     """The op `varfast::sample`; `rest` is its arguments from `stream` on."""
     batch, length, vocab = logits.shape
@@ -257,8 +249,9 @@ def sample(logits: Tensor, seeds: Tensor, positions: Tensor | None, *rest: Any) 
     if rows == 0:
         return call.output
     with torch.cuda.device_of(logits):
-        if vocab <= ON_CHIP:
-            grid, shape = tile_shape(rows, vocab)
+        tiles = tile_shape(rows, vocab, logits.device)
+        if tiles is not None:
+            grid, shape = tiles
             _sample_tiles[grid](logits, *logits.stride(), *call.arguments, **shape, **EXACT)
         else:
             blocks = triton.next_power_of_2(triton.cdiv(vocab, LONG_BLOCK))

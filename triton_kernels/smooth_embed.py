@@ -9,9 +9,10 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from varfast.triton_kernels._chip import tile_shape
 from varfast.triton_kernels._exact import EXACT
 from varfast.triton_kernels._rules import as_bits, load_rule, make_rules, per_image
-from varfast.triton_kernels.sample import CHANGING, ON_CHIP, TILE, kept_tokens, locate
+from varfast.triton_kernels.sample import CHANGING, kept_tokens, locate
 
 from varfast.reference import philox
 from varfast.reference.smooth_embed import smooth_embed as reference
@@ -84,10 +85,11 @@ def smooth_embed(
 ) -> Tensor:
     """The op `varfast::smooth_embed`; a row that does not fit on chip takes the reference."""
     batch, length, vocab = logits.shape
-    if vocab > ON_CHIP or not logits.numel():
+    rows = batch * length
+    tiles = tile_shape(rows, vocab, logits.device)
+    if tiles is None or not logits.numel():
         numbers, tensors = (ratio, tau, stream, top_k, top_p), (ratio_tensor, tau_tensor, top_p_tensor)
         return reference(logits, codebook, seeds, noise, positions, *numbers, *tensors)
-    rows = batch * length
     shares = logits.new_empty(rows, vocab, dtype=torch.float32)
     steps = (0, 0) if positions is None else (positions.stride(0) if positions.dim() == 2 else 0, positions.stride(-1))
     rules = make_rules(1.0, None, False, top_p, top_p_tensor, 0.0, None, batch, logits.device)
@@ -95,13 +97,12 @@ def smooth_embed(
     if ratio_tensor is not None or tau_tensor is not None:
         given = ((ratio, ratio_tensor), (tau, tau_tensor))
         mixing = torch.stack([per_image(*number, batch, logits.device) for number in given], dim=1)
-    block = triton.next_power_of_2(max(vocab, 2))
-    tile = max(1, TILE // block)
+    grid, shape = tiles
     with torch.cuda.device_of(logits):
-        _probabilities[(triton.cdiv(rows, tile),)](
+        _probabilities[grid](
             logits, *logits.stride(), rows, length, vocab, seeds, seeds.stride(0), positions, *steps, *rules,
             None if noise is None else noise.contiguous(), stream, min(top_k, vocab), mixing,
-            as_bits(ratio), as_bits(tau), shares, ROWS=tile, BLOCK=block, num_warps=max(4, block // 512), **EXACT,
+            as_bits(ratio), as_bits(tau), shares, **shape, **EXACT,
         )  # fmt: skip
         mixed = shares.double() @ codebook.double()
     return mixed.to(codebook.dtype).view(batch, length, codebook.shape[1])

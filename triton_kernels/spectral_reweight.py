@@ -9,6 +9,7 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from varfast.triton_kernels._chip import NVIDIA, chip_of
 
 from varfast.reference.spectral_reweight import weights
 
@@ -87,10 +88,14 @@ def eigh(gram: Tensor) -> tuple[Tensor, Tensor]:
     work = torch.nn.functional.pad(gram, (0, 0, 0, even - n)).contiguous()
     vectors = torch.eye(even, n, dtype=gram.dtype, device=gram.device).repeat(batch, 1, 1)
     values = gram.new_empty(batch, n)
-    width = max(triton.next_power_of_2(n), 2)
+    width, chip = max(triton.next_power_of_2(n), 2), chip_of(gram.device)
     if batch:
         with torch.cuda.device_of(gram):
-            jacobi_kernel[(batch,)](work, vectors, values, n, even, SWEEPS, PAIRS=width // 2, WIDTH=width, num_warps=4)
+            # AMD's threads have registers for half as many of the 32 x 64 values.
+            warps = (128 if chip == NVIDIA else 256) // chip.lanes
+            jacobi_kernel[(batch,)](
+                work, vectors, values, n, even, SWEEPS, PAIRS=width // 2, WIDTH=width, num_warps=warps
+            )
     return values, vectors[:, :n]
 
 
