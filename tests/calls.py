@@ -86,6 +86,10 @@ def drawing_bytes(setting: dict, seeds: Tensor, positions: Tensor) -> bytes:
     return data + raw(setting["temperature"]) + raw(seeds) + raw(positions)
 
 
+def from_bytes(data: bytes, dtype: torch.dtype) -> Tensor:
+    return torch.frombuffer(bytearray(data), dtype=dtype) if data else torch.empty(0, dtype=dtype)
+
+
 def read_draws(data: bytes, batch: int, rows: int, draws: int) -> tuple[Tensor, Tensor, Tensor, Tensor, bytes]:
     """(ids, logprobs, kept, entropy) and what follows them."""
     parts, at = [], 0
@@ -94,6 +98,6 @@ def read_draws(data: bytes, batch: int, rows: int, draws: int) -> tuple[Tensor, 
         ((*stats, draws), torch.int64), ((*stats, draws), torch.float32), (stats, torch.int32), (stats, torch.float32)
     ):  # fmt: skip
         size = math.prod(shape) * dtype.itemsize
-        parts.append(torch.frombuffer(bytearray(data[at : at + size]), dtype=dtype).view(shape))
+        parts.append(from_bytes(data[at : at + size], dtype).view(shape))
         at += size
     return parts[0], parts[1], parts[2], parts[3], data[at:]

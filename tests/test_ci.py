@@ -53,6 +53,41 @@ def test_each_architecture_has_code_and_ptx_is_made_once_a_family(given, wanted,
         assert set(codes) == wanted and len(codes) == len(wanted)
 
 
+REPORT = """ptxas info    : Compiling entry function '_ZN7varfast6device6kernelIfEEvNS_4ArgsE' for '{arch}'
+ptxas info    : Function properties for _ZN7varfast6device6kernelIfEEvNS_4ArgsE
+    0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads
+ptxas info    : Used {registers} registers, used 1 barriers, {shared} bytes smem, 400 bytes cmem[0]
+"""
+
+
+def report(registers: int = 97, shared: int = 2304) -> str:
+    archs = ("sm_80", "sm_90", "sm_100", "sm_120")
+    return "".join(REPORT.format(arch=arch, registers=registers, shared=shared) for arch in archs)
+
+
+@pytest.fixture
+def table(monkeypatch, tmp_path: Path):
+    tool("c++filt")
+    spec = importlib.util.spec_from_file_location("ptxas_table", ROOT / ".ci" / "ptxas_table.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(module, "RECORD", tmp_path / "ptxas.txt")
+    return module
+
+
+def test_what_ptxas_says_is_recorded_and_held_to_the_record(table, capsys) -> None:
+    assert table.main(report(), write=True) == 0
+    assert table.RECORD.read_text().splitlines()[1:] == ["kernel<float> | 2304 104 104 104 104"]
+    for registers, shared, says in ((97, 2304, ""), (90, 2304, ""), (104, 2304, ""), (105, 2304, "112 registers"),
+                                    (97, 2320, "2320 bytes"), (97, 2000, "2000 bytes")):  # fmt: skip
+        capsys.readouterr()
+        assert table.main(report(registers, shared)) == bool(says) and says in capsys.readouterr().out
+    other = report().replace("6kernelI", "5otherI")
+    assert table.main(other) == 1
+    said = capsys.readouterr().out
+    assert "kernel<float> is recorded and not compiled" in said and "other<float> is not recorded" in said
+
+
 def test_what_is_missing_fails_under_ci_and_is_skipped_elsewhere(monkeypatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CI", raising=False)
@@ -75,7 +110,7 @@ def test_the_cuda_step_needs_nvcc_under_ci(ci: str, status: int) -> None:
 def test_every_program_that_a_test_needs_is_installed_by_the_tools() -> None:
     """Or comes with Debian's own essentials or with the extras."""
     text = (ROOT / ".ci" / "tools").read_text()
-    elsewhere = {"cmake", "ninja", "c++", "nm", "readelf"}  # build requirements; g++; binutils, as objdump
+    elsewhere = {"cmake", "ninja", "c++", "c++filt", "nm", "readelf"}  # build requirements; g++; binutils, as objdump
     used = {
         name
         for file in (ROOT / "tests").glob("*.py")

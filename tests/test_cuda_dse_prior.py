@@ -23,9 +23,11 @@ def program() -> Path:
     return emulation.build(SOURCE)
 
 
-def run_kernel(program: Path, folder: Path, prev: Tensor, spec: tuple, threads: int = 64, seed: int = 0) -> Tensor:
+def run_kernel(
+    program: Path, folder: Path, prev: Tensor, spec: tuple, threads: int = 64, seed: int = 0, chip: tuple = (0, 0)
+) -> Tensor:
     batch, _, channels = prev.shape
-    data = struct.pack("<Q4q", seed, threads, batch, channels, DTYPES.index(prev.dtype))
+    data = struct.pack("<Q6q", seed, threads, *chip, batch, channels, DTYPES.index(prev.dtype))
     out = emulation.call(program, data + prior_bytes(*spec) + map_bytes(prev), folder)
     return torch.frombuffer(bytearray(out), dtype=prev.dtype).view(batch, math.prod(spec[1]), channels)
 
@@ -59,6 +61,15 @@ def test_a_grid_whose_rows_fit_on_chip_one_by_one(program: Path, tmp_path: Path)
     spec = ((2, 90), (3, 70), "dse", "bilinear", (2, 60))
     prev = randn(1, 180, 3, seed=5)
     assert same(run_kernel(program, tmp_path, prev, spec), torch.ops.varfast.dse_prior(prev, *spec))
+
+
+@pytest.mark.parametrize("name", [name for name in SPECS if not name.startswith("matrix")])
+def test_grids_too_wide_for_a_block(program: Path, tmp_path: Path, name: str) -> None:
+    """On a chip that has no room for one row between the products."""
+    for channels, dtype in zip((5, 64, 131), DTYPES, strict=True):
+        _, _, prev = inputs(name, channels, dtype)
+        ours = run_kernel(program, tmp_path, prev, SPECS[name], chip=(4096, 1))
+        assert same(ours, torch.ops.varfast.dse_prior(prev, *SPECS[name])), dtype
 
 
 @pytest.mark.slow

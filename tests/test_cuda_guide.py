@@ -23,10 +23,12 @@ def program() -> Path:
     return emulation.build(SOURCE)
 
 
-def run_kernel(program: Path, folder: Path, *call: object, threads: int = 64, seed: int = 0) -> tuple[Tensor, Tensor]:
+def run_kernel(
+    program: Path, folder: Path, *call: object, threads: int = 64, seed: int = 0, chip: tuple[int, int] = (0, 0)
+) -> tuple[Tensor, Tensor]:
     cond = call[0]
     assert isinstance(cond, Tensor)
-    out = emulation.call(program, struct.pack("<Qq", seed, threads) + guidance_bytes(*call), folder)
+    out = emulation.call(program, struct.pack("<Q3q", seed, threads, *chip) + guidance_bytes(*call), folder)
     guided, cfg = torch.frombuffer(bytearray(out), dtype=cond.dtype).view(2, *cond.shape)
     return guided, cfg
 
@@ -49,6 +51,20 @@ def test_bits_of_the_cpu_kernel_with_a_prior(program: Path, tmp_path: Path, name
         call = (cond, None if form == "image" else uncond, prev, SPECS[name], t, beta)
         for ours, want in zip(run_kernel(program, tmp_path, *call), cpu_kernel(*call), strict=True):
             assert same(ours, want), dtype
+
+
+@pytest.mark.parametrize("name", [name for name in SPECS if not name.startswith("matrix")])
+def test_grids_too_wide_for_a_block(program: Path, tmp_path: Path, name: str) -> None:
+    """On a chip that has no room for one row between the prior's products: the prior is made before."""
+    for channels, dtype in zip((5, 64, 67), DTYPES, strict=True):
+        cond, uncond, prev = inputs(name, channels, dtype)
+        aligned = cond.contiguous(), uncond.contiguous()
+        strength = strengths("position", *cond.shape[:2])
+        for c, u in ((cond, uncond), aligned, (cond, None)):
+            call = (c, u, prev, SPECS[name], strength, strength)
+            ours = run_kernel(program, tmp_path, *call, chip=(4096, 1))
+            for mine, want in zip(ours, cpu_kernel(*call), strict=True):
+                assert same(mine, want), dtype
 
 
 @pytest.mark.parametrize("form", ["number", "0-dim", "image", "position"])

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import emulation
 import pytest
 import torch
-from calls import SPECS, drawing_bytes, guidance_bytes, inputs, read_draws, same
+from calls import SPECS, drawing_bytes, from_bytes, guidance_bytes, inputs, read_draws, same
 from cases import DTYPES, error, randn
 from torch import Tensor
 
@@ -51,7 +51,7 @@ def run_kernel(program: Path, folder: Path, call: Call, chip: tuple[int, int], t
     data += struct.pack("<2q", call.groups, call.with_cfg) + drawing_bytes(call.setting, SEEDS, call.positions)
     out = emulation.call(program, data, folder)
     *draws, cfg = read_draws(out[32:], cond.shape[0], call.rows, call.setting["draws"])
-    return struct.unpack("<4q", out[:32]), (*draws, torch.frombuffer(bytearray(cfg), dtype=cond.dtype).view(cond.shape))
+    return struct.unpack("<4q", out[:32]), (*draws, from_bytes(cfg, cond.dtype).view(cond.shape))
 
 
 def schema_arguments(call: Call) -> tuple:
@@ -142,11 +142,21 @@ def test_bits_and_other_groups(
         check(program, tmp_path, call._replace(setting=call.setting | {"with_stats": with_stats}), H200)
 
 
-@pytest.mark.parametrize("branches", ["u", "up"])
-def test_rows_that_do_not_fit_on_chip(program: Path, tmp_path: Path, branches: str) -> None:
+@pytest.mark.parametrize(
+    ("branches", "spare"),
+    [("u", 256), ("up", 4096), ("up", 256)],
+    ids=["no prior", "prior", "a prior too wide for a block"],
+)
+def test_rows_that_do_not_fit_on_chip(program: Path, tmp_path: Path, branches: str, spare: int) -> None:
     for seed in range(2):
         call = make_call("separable", 130, DTYPES[seed], seed, branches=branches)
-        assert check(program, tmp_path, call, (20 * 1024 + 256, 1))[3] == 0
+        assert check(program, tmp_path, call, (20 * 1024 + spare, 1))[3] == 0
+
+
+def test_no_positions(program: Path, tmp_path: Path) -> None:
+    cond = torch.empty(2, 0, 40)
+    call = Call((cond, cond, None, SPECS["matrix"], NUMBER, NUMBER), make_setting(random.Random(0), 40))
+    check(program, tmp_path, call, H200)
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -33,6 +33,29 @@ inline void check_reach(const Rows& x, const char* name) {
                   reach);
 }
 
+inline Chip chip_of(int device) {
+  int bytes = 0, major = 0;
+  check_cuda(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
+             "the device's shared memory");
+  check_cuda(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device),
+             "the device's compute capability");
+  return {bytes, major >= 9 ? kMostCluster : 1};
+}
+
+// Room on a tensor's device, kept until the launches have been made: torch gives it away again in their order.
+class DeviceRoom {
+ public:
+  explicit DeviceRoom(const Tensor& model) : model_(model) {}
+  float* operator()(int64_t floats) const {
+    held_.push_back(empty_like_shape(model_, {floats}, ScalarType::Float));
+    return static_cast<float*>(held_.back().mutable_data_ptr());
+  }
+
+ private:
+  Tensor model_;
+  mutable std::vector<Tensor> held_;
+};
+
 inline void check_launch(const char* error, const char* op) {
   STD_TORCH_CHECK(error == nullptr, op, " could not be launched: ", error);
 }

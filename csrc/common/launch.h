@@ -25,19 +25,10 @@
 #include <cstdint>
 #include <cstring>
 
+#include "common/launch_shape.h"
 #include "common/simd.h"
 
 namespace varfast {
-// `blocks` of `threads` (a multiple of 32) with `shared_bytes` of dynamic shared memory, in clusters of `cluster`
-// blocks (up to 8) that run side by side.
-struct Launch {
-  int64_t blocks;
-  int threads;
-  int64_t shared_bytes;
-  void* stream;
-  int cluster = 1;
-};
-
 // Neighbours that travel together.
 template <class T, int N>
 struct alignas(N * sizeof(T)) Pack {
@@ -54,6 +45,8 @@ struct alignas(N * sizeof(T)) Pack {
 
 #  include <type_traits>
 
+#  include "common/launch_cuda.h"
+
 #  define VF_KERNEL __global__ void
 #  define VF_PRAGMA(words) _Pragma(#words)
 #  define VF_UNROLL(count) VF_PRAGMA(unroll(count))
@@ -65,7 +58,7 @@ struct alignas(N * sizeof(T)) Pack {
 #  define VF_SHARED_DYNAMIC(T, name, count)                            \
     extern __shared__ __align__(16) unsigned char vf_dynamic_shared[]; \
     const ::varfast::VF_ISA::view<T> name(reinterpret_cast<T*>(vf_dynamic_shared), count)
-#  define VF_LAUNCH(kernel, shape, ...) ::varfast::VF_ISA::launch(kernel, shape, __VA_ARGS__)
+#  define VF_LAUNCH(kernel, shape, ...) ::varfast::launch(kernel, shape, __VA_ARGS__)
 
 VF_BEGIN
 
@@ -187,32 +180,6 @@ VF_DEVICE void store_pack(const view<T>& to, int64_t i, const Pack<T, N>& pack) 
     memcpy(&word, &pack, sizeof(pack));
     *reinterpret_cast<PackWord<sizeof(pack)>*>(to.data + i) = word;
   }
-}
-
-// More than 48 KiB of dynamic shared memory must be asked for, once per kernel and device; asking again costs 100 ns.
-template <class... Params>
-const char* launch(void (*kernel)(Params...), const Launch& shape, std::type_identity_t<Params>... args) {
-  if (shape.blocks == 0) return nullptr;
-  const void* function = reinterpret_cast<const void*>(kernel);
-  const size_t bytes = static_cast<size_t>(shape.shared_bytes);
-  if (bytes > 48 * 1024) {
-    const cudaError_t set =
-        cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
-    if (set != cudaSuccess) return "it needs more shared memory than this device has";
-  }
-  void* pointers[] = {&args...};
-  cudaLaunchAttribute cluster{};
-  cluster.id = cudaLaunchAttributeClusterDimension;
-  cluster.val.clusterDim = {static_cast<unsigned>(shape.cluster), 1, 1};
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(shape.blocks));
-  config.blockDim = dim3(static_cast<unsigned>(shape.threads));
-  config.dynamicSmemBytes = bytes;
-  config.stream = static_cast<cudaStream_t>(shape.stream);
-  config.attrs = &cluster;
-  config.numAttrs = shape.cluster > 1 ? 1 : 0;
-  const cudaError_t status = cudaLaunchKernelExC(&config, function, pointers);
-  return status == cudaSuccess ? nullptr : cudaGetErrorString(status);
 }
 
 VF_END

@@ -1,6 +1,7 @@
 // dse_prior on NVIDIA GPUs: one block for an image, a tile of 64 channels and a share of the target grid.
 #include "dse_prior/dse_prior_args.h"
 #include "dse_prior/prior_cuda.h"
+#include "dse_prior/prior_wide_cuda.h"
 
 VF_BEGIN
 
@@ -44,9 +45,17 @@ VF_KERNEL dse_prior_kernel(DsePriorArgs args) {
   block_prior<kFolded>(plan, prev, work, between, sink);
 }
 
-// The prior of `batch` images; returns an error text, or null.
-template <class T>
-const char* launch_dse_prior(const DsePriorArgs& args, int64_t batch, int block, void* stream) {
+// The prior of `batch` images; allocate(floats) gives room on the device until the launches have run. Returns an error
+// text, or null.
+template <class T, class Allocate>
+const char* launch_dse_prior(const DsePriorArgs& args, int64_t batch, const Chip& chip, int block, void* stream,
+                             const Allocate& allocate) {
+  if (!prior_fits(args.plan, chip)) {
+    WidePrior wide{args.plan, args.prev, args.batch_stride, args.row_stride, batch, args.channels, args.out, false,
+                   nullptr,   0};
+    wide.between = allocate(plan_wide(wide));
+    return launch_wide_prior<T>(wide, block, stream);
+  }
   const Launch shape = prior_launch(args.plan, batch, args.channels, block, stream);
   return args.plan.folded ? VF_LAUNCH((dse_prior_kernel<T, true>), shape, args)
                           : VF_LAUNCH((dse_prior_kernel<T, false>), shape, args);
@@ -59,6 +68,12 @@ VF_END
 #  include "common/entry.h"
 #  include "dse_prior/device_plan.h"
 #  include "dse_prior/dse_operator.h"
+
+VF_BEGIN
+template const char* launch_wide_prior<float>(const WidePrior&, int, void*);
+template const char* launch_wide_prior<F16>(const WidePrior&, int, void*);
+template const char* launch_wide_prior<BF16>(const WidePrior&, int, void*);
+VF_END
 
 namespace varfast {
 namespace {
@@ -79,9 +94,12 @@ Tensor dse_prior_cuda(const Tensor& prev, std::vector<int64_t> prev_hw, std::vec
                           out.mutable_data_ptr(),
                           rows.channels,
                           rows.dtype};
+  const Chip chip = chip_of(prev.get_device_index());
+  const DeviceRoom room(prev);
   const char* error = nullptr;
-  VF_FOR_DTYPE(args.dtype, T,
-               error = VF_ISA::launch_dse_prior<T>(args, rows.batch, VF_ISA::kPriorThreads, device.stream()));
+  VF_FOR_DTYPE(
+      args.dtype, T,
+      error = VF_ISA::launch_dse_prior<T>(args, rows.batch, chip, VF_ISA::kPriorThreads, device.stream(), room));
   check_launch(error, "dse_prior");
   return out;
 }

@@ -55,8 +55,9 @@ constexpr int kShareRows = 4;
 constexpr int kShareTargets = 64;
 constexpr int64_t kBetweenFloats = 96 * 1024 / 4;
 
-VF_HD PriorCut cut_prior(const PriorShape& shape) {
-  const int fit = static_cast<int>(kBetweenFloats / between_floats(shape)), most = kShareRows / shape.images();
+// `floats`: what a share may have between the products; it gets a row even where that is more.
+VF_HD PriorCut cut_prior(const PriorShape& shape, int64_t floats = kBetweenFloats) {
+  const int fit = static_cast<int>(floats / between_floats(shape)), most = kShareRows / shape.images();
   int rows = fit < most ? fit : most;
   rows = rows < 1 ? 1 : rows < shape.rows() ? rows : shape.rows();
   const int widest = kShareTargets / shape.images(), cols = shape.cols() < widest ? shape.cols() : widest;

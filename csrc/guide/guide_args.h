@@ -22,11 +22,12 @@ struct GuideArgs {
 
 struct GuideTask {
   GuideArgs guide;
-  void* guided;              // (B, L, C), contiguous
-  void* cfg;                 // likewise
-  int64_t spans;             // parts into which the channels are cut
-  bool past_caches = false;  // how both are written (stream.h); host alone
-  int shares = 1;            // parts of the target's rows; host alone
+  void* guided;                  // (B, L, C), contiguous
+  void* cfg;                     // likewise
+  int64_t spans;                 // parts into which the channels are cut
+  bool past_caches = false;      // how both are written (stream.h); host alone
+  int shares = 1;                // parts of the target's rows; host alone
+  const float* prior = nullptr;  // (B, L, C), contiguous: the prior, where it was made before; a device alone
 };
 
 }  // namespace varfast

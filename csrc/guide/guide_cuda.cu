@@ -1,5 +1,6 @@
 // guide on NVIDIA GPUs. Without a prior every thread combines packs of 16 bytes; with one, a block makes the prior of a
-// tile of channels and a share of the grid (prior_cuda.h) and combines it on the spot.
+// tile of channels and a share of the grid (prior_cuda.h) and combines it on the spot. Where the grid is too wide for
+// that, the prior is made before (prior_wide.h), and combined as if there were none to make.
 #include "guide/guide_cuda.h"
 
 VF_BEGIN
@@ -17,6 +18,7 @@ VF_KERNEL guide_rows_kernel(GuideTask task) {
   const view<const T> uncond = image_of<T>(args.uncond, image, args.length, args.channels);
   const view<T> guided = image_of<T>(task.guided, image, args.length, args.channels);
   const view<T> cfg = image_of<T>(task.cfg, image, args.length, args.channels);
+  const view<const float> prior(task.prior == nullptr ? nullptr : task.prior + row * args.channels, args.channels);
   const Strengths strengths = strengths_at(args, image, position);
   const bool with_uncond = args.uncond.data != nullptr;
   const auto channel = [&](int i) -> int64_t { return ((span * kPacks + i) * threads() + thread_x()) * kWidth; };
@@ -30,9 +32,12 @@ VF_KERNEL guide_rows_kernel(GuideTask task) {
     if (channel(i) >= args.channels) continue;
     for (int k = 0; k < kWidth; ++k) {
       const F32 value = load(&c[i].values[k]);
-      store(&c[i].values[k], with_uncond ? cfg_of(strengths, value, load(&u[i].values[k])) : value);
+      const F32 both = with_uncond ? cfg_of(strengths, value, load(&u[i].values[k])) : value;
+      store(&c[i].values[k], both);
+      if (task.prior == nullptr) continue;
+      store(&u[i].values[k], guided_of(strengths, value, both, {float(prior[channel(i) + k])}));
     }
-    store_pack(guided, position * args.channels + channel(i), c[i]);
+    store_pack(guided, position * args.channels + channel(i), task.prior == nullptr ? c[i] : u[i]);
     store_pack(cfg, position * args.channels + channel(i), c[i]);
   }
 }
@@ -74,10 +79,14 @@ guide_prior_kernel(GuideTask task, bool prev_pairs, bool pairs) {
   block_prior<kFolded>(plan, prev, work, between, sink);
 }
 
-// Runs the op; task.spans is filled in here. Returns an error text, or null.
-template <class T>
-const char* launch_guide(GuideTask task, int block, void* stream) {
+// Runs the op; task.spans and task.prior are filled in here. allocate(floats) gives room on the device until the
+// launches have run. Returns an error text, or null.
+template <class T, class Allocate>
+const char* launch_guide(GuideTask task, const Chip& chip, int block, void* stream, const Allocate& allocate) {
   const GuideArgs& args = task.guide;
+  if (args.prev.data != nullptr && !prior_fits(args.plan, chip)) {
+    if (const char* error = prior_before<T>(task.guide, task.prior, block, stream, allocate)) return error;
+  }
   if (args.prev.data != nullptr) {
     const Launch shape = prior_launch(args.plan, args.batch, args.channels, block, stream);
     const bool prev_pairs = whole_pairs<T>(args.prev, args.channels), pairs = whole_packs<T, kLaneChannels>(args);
@@ -120,8 +129,11 @@ std::tuple<Tensor, Tensor> guide_cuda(const Tensor& cond, OptTensor uncond, OptT
     check_reach(setup.prev, "prev");
     task.guide.plan = device_plan(setup.args.plan, cond.get_device_index());
   }
+  const Chip chip = chip_of(cond.get_device_index());
+  const DeviceRoom room(cond);
   const char* error = nullptr;
-  VF_FOR_DTYPE(task.guide.dtype, T, error = VF_ISA::launch_guide<T>(task, VF_ISA::kGuideThreads, device.stream()));
+  VF_FOR_DTYPE(task.guide.dtype, T,
+               error = VF_ISA::launch_guide<T>(task, chip, VF_ISA::kGuideThreads, device.stream(), room));
   check_launch(error, "guide");
   return {guided, cfg};
 }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "dse_prior/prior_cuda.h"
+#include "dse_prior/prior_wide.h"
 #include "guide/guide.h"
 
 VF_BEGIN
@@ -15,6 +16,27 @@ VF_DEVICE view<const T> image_of(const MapView& map, int64_t image, int64_t posi
 template <class T>
 VF_DEVICE view<T> image_of(void* map, int64_t image, int64_t positions, int64_t channels) {
   return {static_cast<T*>(map) + image * positions * channels, positions * channels};
+}
+
+// Makes the prior as a map of float32 and takes prev away, for grids that are too wide for a block. Returns an error
+// text, or null.
+template <class T, class Allocate>
+const char* prior_before(GuideArgs& args, const float*& prior, int block, void* stream, const Allocate& allocate) {
+  float* const map = allocate(args.batch * args.length * args.channels);
+  WidePrior wide{args.plan,
+                 args.prev.data,
+                 args.prev.batch_stride,
+                 args.prev.row_stride,
+                 args.batch,
+                 args.channels,
+                 map,
+                 true,
+                 nullptr,
+                 0};
+  wide.between = allocate(plan_wide(wide));
+  args.prev = {};
+  prior = map;
+  return launch_wide_prior<T>(wide, block, stream);
 }
 
 // Whether every N channels of cond and of uncond are one aligned access.

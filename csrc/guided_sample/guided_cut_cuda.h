@@ -1,20 +1,15 @@
 // How guided_sample's positions are cut into shares on a GPU, and a share over a cluster of blocks.
 #pragma once
 
-#include "dse_prior/prior_cuda.h"
+#include "dse_prior/prior_wide.h"
 #include "guided_sample/guided_sample_args.h"
 
 VF_BEGIN
 
-constexpr int kMaxCluster = 8;
 // Tiles of channels that the prior is made for at once: with the 16 targets of a grid row, a task for each of 8 warps.
 constexpr int kStepTiles = 4;
 
-// What a device gives a block, and how a share is cut over a cluster.
-struct Chip {
-  int64_t bytes;  // of shared memory that a block can have
-  int cluster;    // most blocks of a cluster
-};
+// How a share is cut over a cluster.
 struct ClusterCut {
   int blocks;      // of a cluster
   int slice;       // channels that a block makes, whole tiles
@@ -30,6 +25,7 @@ struct GuidedTask {
   ClusterCut cut;
   float* rows;             // the rows of all blocks, where they do not fit on chip
   bool prev_pairs, pairs;  // whether pairs of channels are whole in prev, and in cond and uncond
+  const float* prior;      // (B, L, C), contiguous: the prior, where it was made before
 };
 
 template <bool kFolded = false>
@@ -43,6 +39,12 @@ VF_HD PriorShape guided_shape(const GuideArgs& args) {
 // sample.
 constexpr int64_t kGuidedReserve = 20 * 1024;
 constexpr int64_t kClusterReserve = 10 * 1024;  // and 9 where the block does
+
+// Whether a block has room for a row between the prior's products, with the rows in global memory.
+inline bool prior_fits_beside(const GuideArgs& args, const Chip& chip) {
+  return prior_fits(args.plan, chip, kClusterReserve);
+}
+
 // Positions of a share that a cluster is worth: two rows of a 16 x 16 grid. prev is then read 8 times, 0.7 ns a KiB.
 constexpr int kEnoughPositions = 32;
 
@@ -94,8 +96,8 @@ inline void cut_guided(GuidedTask& task, const Chip& chip) {
   const PriorShape shape = guided_shape(args);
   const int64_t channels = args.channels;
   if (args.prev.data == nullptr) {
-    const int64_t fit = kPlainFloats / channels;
-    const int cols = static_cast<int>(fit < 1 ? 1 : fit < shape.width ? fit : shape.width);
+    const int64_t fit = kPlainFloats / channels < shape.width ? kPlainFloats / channels : shape.width;
+    const int cols = fit < 1 ? 1 : static_cast<int>(fit);  // at least 1 also of no positions
     const bool on_chip = channels * 4 <= chip.bytes - kGuidedReserve;
     cut = {1, static_cast<int>((channels + 3) / 4 * 4), cols, 0, on_chip, 1, cols, 0, 0};
   } else {

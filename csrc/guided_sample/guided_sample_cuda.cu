@@ -57,14 +57,17 @@ struct KeepSlices {
   }
 };
 
-// cfg is guided where there is no prior. Packs of kWidth channels.
+// Where no prior is to be made: `prior` was made before, or null, and then cfg is guided. Packs of kWidth channels.
 template <int kWidth, class T>
-VF_DEVICE void combine_rows(const GuideArgs& args, int64_t image, const Part& positions, const KeepSlices<T>& keep) {
+VF_DEVICE void combine_rows(const GuideArgs& args, const float* prior, int64_t image, const Part& positions,
+                            const KeepSlices<T>& keep) {
   const view<const T> cond = image_of<T>(args.cond, image, args.length, args.channels);
   const view<const T> uncond = image_of<T>(args.uncond, image, args.length, args.channels);
   for (int position = positions.first; position < positions.first + positions.count; ++position) {
     const Strengths strengths = strengths_at(args, image, position);
     const auto place = keep.place(position - positions.first, position);
+    const float* const made = prior == nullptr ? nullptr : prior + (image * args.length + position) * args.channels;
+    const view<const float> prior_row(made, args.channels);
     for (int c = thread_x() * kWidth; c < args.channels; c += threads() * kWidth) {
       const Pack<T, kWidth> x = load_pack<kWidth>(cond, position * args.cond.row_stride + c);
       Pack<T, kWidth> u = x;
@@ -72,7 +75,8 @@ VF_DEVICE void combine_rows(const GuideArgs& args, int64_t image, const Part& po
       for (int k = 0; k < kWidth; ++k) {
         const F32 value = load(&x.values[k]);
         const F32 cfg = args.uncond.data == nullptr ? value : cfg_of(strengths, value, load(&u.values[k]));
-        keep.store(place, c + k, cfg.v, cfg.v);
+        const F32 guided = prior == nullptr ? cfg : guided_of(strengths, value, cfg, {float(prior_row[c + k])});
+        keep.store(place, c + k, guided.v, cfg.v);
       }
     }
   }
@@ -187,9 +191,9 @@ guided_sample_kernel(GuidedTask task) {
     }
   } else {
     if (whole_packs<T, 16 / sizeof(T)>(args)) {
-      combine_rows<16 / sizeof(T)>(args, image, block_share().cols, keep);
+      combine_rows<16 / sizeof(T)>(args, task.prior, image, block_share().cols, keep);
     } else {
-      combine_rows<1>(args, image, block_share().cols, keep);
+      combine_rows<1>(args, task.prior, image, block_share().cols, keep);
     }
     barrier();
   }
@@ -207,9 +211,16 @@ const char* launch_rows(const GuidedTask& task, const Launch& shape) {
   return VF_LAUNCH((guided_sample_kernel<T, kRows, kFolded, BlockTeam, true>), shape, task);
 }
 
-// Runs a task that cut_guided has cut; returns an error text, or null.
-template <class T>
-const char* launch_guided_sample(GuidedTask task, int block, void* stream) {
+// Runs the op; all of the task but op is filled in here. allocate(floats) gives room on the device until the launches
+// have run. Returns an error text, or null.
+template <class T, class Allocate>
+const char* launch_guided_sample(GuidedTask& task, const Chip& chip, int block, void* stream,
+                                 const Allocate& allocate) {
+  if (task.op.guide.prev.data != nullptr && !prior_fits_beside(task.op.guide, chip)) {
+    if (const char* error = prior_before<T>(task.op.guide, task.prior, block, stream, allocate)) return error;
+  }
+  cut_guided(task, chip);
+  task.rows = allocate(spilled_floats(task));
   const ClusterCut& cut = task.cut;
   task.prev_pairs = whole_pairs<T>(task.op.guide.prev, task.op.guide.channels);
   task.pairs = whole_packs<T, kLaneChannels>(task.op.guide);
@@ -234,13 +245,6 @@ VF_END
 namespace varfast {
 namespace {
 
-VF_ISA::Chip chip_of(int device) {
-  int bytes = 0, major = 0;
-  check_cuda(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
-  check_cuda(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
-  return {bytes, major >= 9 ? VF_ISA::kMaxCluster : 1};
-}
-
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> guided_sample_cuda(
     const Tensor& cond, OptTensor uncond, OptTensor prev, std::vector<int64_t> prev_hw, std::vector<int64_t> hw,
     double t, OptTensor t_tensor, double beta, OptTensor beta_tensor, std::string prior, std::string interp,
@@ -253,7 +257,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> guided_sample_cuda(
       guided_sample_setup(cond, uncond, prev, prev_hw, hw, t, t_tensor, beta, beta_tensor, prior, interp, cutoff, seeds,
                           positions, groups, stream, purpose, temperature, temperature_tensor, temperature_last, top_k,
                           top_p, top_p_tensor, min_p, min_p_tensor, draws, with_cfg, with_stats);
-  VF_ISA::GuidedTask task{setup.task, {}, nullptr, false, false};
+  VF_ISA::GuidedTask task{setup.task, {}, nullptr, false, false, nullptr};
   const int index = cond.get_device_index();
   if (prev.has_value()) {
     check_reach(setup.guide.cond, "cond");
@@ -261,12 +265,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> guided_sample_cuda(
     check_reach(setup.guide.prev, "prev");
     task.op.guide.plan = device_plan(setup.task.guide.plan, index);
   }
-  VF_ISA::cut_guided(task, chip_of(index));
-  const Tensor rows = empty_like_shape(cond, {VF_ISA::spilled_floats(task)}, ScalarType::Float);
-  task.rows = static_cast<float*>(rows.mutable_data_ptr());
+  const Chip chip = chip_of(index);
+  const DeviceRoom room(cond);
   const char* error = nullptr;
   VF_FOR_DTYPE(task.op.guide.dtype, T,
-               error = VF_ISA::launch_guided_sample<T>(task, VF_ISA::kGuidedThreads, device.stream()));
+               error = VF_ISA::launch_guided_sample<T>(task, chip, VF_ISA::kGuidedThreads, device.stream(), room));
   check_launch(error, "guided_sample");
   const DrawSetup& draw = setup.draw;
   return {draw.ids, setup.cfg, draw.logprobs, draw.kept, draw.entropy};

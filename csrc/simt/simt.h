@@ -6,7 +6,7 @@
 // (racecheck's hazard, found in whatever order the threads ran; atomics may meet each other, but nothing else).
 // Barriers must be met by all threads of the block (warp, cluster) at one place in the source. A fault ends the program
 // with exit code 70 and one line that names it. The blocks of a cluster run side by side, and between them only a
-// barrier of the cluster tells before from after.
+// barrier of the cluster tells before from after. What the device would refuse to launch is a fault too (limits.h).
 #pragma once
 
 #include <ucontext.h>
@@ -23,6 +23,9 @@
 #include <type_traits>
 #include <vector>
 
+#include "simt/global.h"
+#include "simt/limits.h"
+
 #define VF_KERNEL void
 #define VF_KERNEL_OF(threads, blocks) void
 #define VF_UNROLL(count) static_assert((count) > 0);
@@ -32,7 +35,7 @@
   const ::varfast::VF_ISA::view<T> name = ::varfast::simt::shared<T>(&name##_identity, count)
 #define VF_SHARED_DYNAMIC(T, name, count) \
   const ::varfast::VF_ISA::view<T> name = ::varfast::simt::dynamic_shared<T>(count)
-#define VF_LAUNCH(kernel, shape, ...) ::varfast::simt::launch(kernel, shape, __VA_ARGS__)
+#define VF_LAUNCH(kernel, shape, ...) ::varfast::simt::Launcher<kernel>::run(shape, __VA_ARGS__)
 
 namespace varfast::simt {
 
@@ -89,7 +92,7 @@ struct Cluster {
   std::vector<int> live;        // threads of each block that have not ended
   std::vector<uint32_t> epoch;  // block barriers passed
   uint32_t cluster_epoch = 0;
-  int64_t dynamic_bytes = 0;
+  int64_t dynamic_bytes = 0, declared = 0;  // of shared memory; declared: the most that any block has taken statically
   ucontext_t scheduler;
   std::vector<Thread> threads;
   std::vector<int> ready;
@@ -97,6 +100,7 @@ struct Cluster {
   std::vector<unsigned char> exchange;  // [warp][parity][lane] values on their way through a shuffle
   std::function<void()> body;
   std::mt19937_64 random;
+  GlobalMemory global;
 
   Thread& self() { return threads[current]; }
   int rank() const { return current / size; }
@@ -160,66 +164,6 @@ inline bool release(int begin, int count, State state) {
         " for threads that are elsewhere (" + std::to_string(done) + " have ended)");
 }
 
-inline void run_cluster() {
-  const int count = static_cast<int>(cluster->threads.size());
-  cluster->ready.resize(count);
-  for (int t = 0; t < count; ++t) cluster->ready[t] = t;
-  for (int done = 0; done < count;) {
-    if (cluster->ready.empty()) report_stuck();
-    const std::size_t pick = cluster->random() % cluster->ready.size();
-    cluster->current = cluster->ready[pick];
-    cluster->ready[pick] = cluster->ready.back();
-    cluster->ready.pop_back();
-    swapcontext(&cluster->scheduler, &cluster->self().context);
-    const int me = cluster->current, rank = cluster->rank();
-    const State state = cluster->self().state;
-    if (state == State::done) ++done;
-    if (state == State::at_warp_barrier) release(me / kWarp * kWarp, kWarp, state);
-    if (state == State::at_block_barrier && release(rank * cluster->size, cluster->size, state)) {
-      ++cluster->epoch[rank];
-    }
-    if (state == State::at_cluster_barrier && release(0, count, state)) ++cluster->cluster_epoch;
-  }
-}
-
-template <class... Params>
-const char* launch(void (*kernel)(Params...), const Launch& shape, std::type_identity_t<Params>... args) {
-  if (shape.threads < kWarp || shape.threads > 1024 || shape.threads % kWarp != 0) return "bad number of threads";
-  if (shape.blocks % shape.cluster != 0) return "the blocks make no whole number of clusters";
-  std::mt19937_64 random(seed);
-  std::vector<int64_t> order(shape.blocks / shape.cluster);
-  for (std::size_t c = 0; c < order.size(); ++c) order[c] = static_cast<int64_t>(c) * shape.cluster;
-  std::shuffle(order.begin(), order.end(), random);
-  Cluster running;
-  running.size = shape.threads;
-  running.blocks = shape.cluster;
-  running.dynamic_bytes = shape.shared_bytes;
-  running.random = random;
-  running.body = [&] { kernel(args...); };
-  running.threads.resize(shape.threads * shape.cluster);
-  running.exchange.resize(running.threads.size() * 2 * kWidestShuffle);
-  running.epoch.resize(shape.cluster);
-  for (Thread& thread : running.threads) thread.stack = std::make_unique<char[]>(kStack);
-  cluster = &running;
-  for (const int64_t first : order) {
-    running.first = first;
-    running.live.assign(shape.cluster, shape.threads);
-    running.shared.clear();
-    for (Thread& thread : running.threads) {
-      thread.state = State::ready;
-      thread.shuffles = 0;
-      getcontext(&thread.context);
-      thread.context.uc_stack.ss_sp = thread.stack.get();
-      thread.context.uc_stack.ss_size = kStack;
-      thread.context.uc_link = nullptr;
-      makecontext(&thread.context, fiber_main, 0);
-    }
-    run_cluster();
-  }
-  cluster = nullptr;
-  return nullptr;
-}
-
 // Whether the running thread may meet an earlier touch in the same interval: the same thread, an earlier interval of
 // the cluster, one of its own block, or one of its own warp.
 inline bool apart(const Touch& touch) {
@@ -274,6 +218,28 @@ inline void check_atomic(Cell& cell, int64_t i) {
   check("updates", i, {&cell.write, &cell.read}, cell.atomic);
 }
 
+enum class Verb { reads, writes, updates };
+
+// A touch of `bytes` of global memory by the running block.
+inline void touch_global(Verb verb, const void* data, std::size_t bytes) {
+  const Here here{cluster->first + cluster->rank(), cluster->blocks, cluster->cluster_epoch};
+  const uintptr_t begin = reinterpret_cast<uintptr_t>(data);
+  for (uintptr_t at = begin; at < begin + bytes; at += GlobalMemory::kGrain) {
+    GlobalCell& cell = cluster->global.at(at);
+    BlockTouch* const mine[] = {&cell.read, &cell.write, &cell.atomic};
+    for (const Verb other : {Verb::reads, Verb::writes, Verb::updates}) {
+      if (other == verb && verb != Verb::writes) continue;
+      const BlockTouch& touch = *mine[static_cast<int>(other)];
+      if (apart(touch, here)) continue;
+      const char* const verbs[] = {"reads", "writes", "updates"};
+      fault("race between blocks: " + who() + " " + verbs[static_cast<int>(verb)] +
+            " global memory that a thread of block " + std::to_string(touch.block) + " " +
+            verbs[static_cast<int>(other)]);
+    }
+    note(*mine[static_cast<int>(verb)], here);
+  }
+}
+
 }  // namespace varfast::simt
 
 VF_BEGIN
@@ -285,11 +251,19 @@ class Element {
   using Value = std::remove_const_t<T>;
   Element(T* value, simt::Cell* cell, int64_t index) : value_(value), cell_(cell), index_(index) {}
   operator Value() const {
-    if (cell_ != nullptr) simt::check_read(*cell_, index_);
+    if (cell_ != nullptr) {
+      simt::check_read(*cell_, index_);
+    } else {
+      simt::touch_global(simt::Verb::reads, value_, sizeof(T));
+    }
     return *value_;
   }
   const Element& operator=(const Value& value) const {
-    if (cell_ != nullptr) simt::check_write(*cell_, index_);
+    if (cell_ != nullptr) {
+      simt::check_write(*cell_, index_);
+    } else {
+      simt::touch_global(simt::Verb::writes, value_, sizeof(T));
+    }
     *value_ = value;
     return *this;
   }
@@ -297,7 +271,11 @@ class Element {
   // An atomic step from x to op(x); returns x. Fibers change places at barriers alone, so nothing comes between.
   template <class Op>
   Value update(Op op) const {
-    if (cell_ != nullptr) simt::check_atomic(*cell_, index_);
+    if (cell_ != nullptr) {
+      simt::check_atomic(*cell_, index_);
+    } else {
+      simt::touch_global(simt::Verb::updates, value_, sizeof(T));
+    }
     const Value before = *value_;
     *value_ = op(before);
     return before;
@@ -338,6 +316,16 @@ VF_END
 
 namespace varfast::simt {
 
+// Static arrays begin on 16 bytes (VF_SHARED).
+inline void count_declared() {
+  int64_t bytes = 0;
+  for (const auto& [key, array] : cluster->shared) {
+    if (key.second != cluster->rank() || key.first == &cluster->dynamic_bytes) continue;
+    bytes = (bytes + 15) / 16 * 16 + static_cast<int64_t>(array.bytes.size());
+  }
+  cluster->declared = std::max(cluster->declared, bytes);
+}
+
 template <class T>
 VF_ISA::view<T> shared(const void* identity, int64_t count) {
   SharedArray& array = cluster->shared[{identity, cluster->rank()}];
@@ -345,6 +333,7 @@ VF_ISA::view<T> shared(const void* identity, int64_t count) {
     array.bytes.assign(std::max<int64_t>(count, 1) * sizeof(T), 0xa5);  // a telling value for what nothing wrote
     array.cells.resize(std::max<int64_t>(count, 1));
     array.width = sizeof(T);
+    if (identity != &cluster->dynamic_bytes) count_declared();
   }
   if (array.width != sizeof(T) || static_cast<int64_t>(array.bytes.size()) < count * static_cast<int64_t>(sizeof(T))) {
     fault("one shared array is declared with two types or sizes");
@@ -394,3 +383,4 @@ T exchange(const T& value, int from, const Site& site) {
 }  // namespace varfast::simt
 
 #include "simt/device.h"
+#include "simt/run.h"

@@ -114,8 +114,8 @@ void reweight(SpectralTask& task, const Tensor& x, void* stream) {
     check_launch(VF_ISA::launch_jacobi(task, stream), "spectral_reweight");
   } else {
     cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
-    STD_TORCH_CHECK(cudaStreamIsCapturing(static_cast<cudaStream_t>(stream), &capture) == cudaSuccess &&
-                        capture == cudaStreamCaptureStatusNone,
+    check_cuda(cudaStreamIsCapturing(static_cast<cudaStream_t>(stream), &capture), "whether the stream is captured");
+    STD_TORCH_CHECK(capture == cudaStreamCaptureStatusNone,
                     "spectral_reweight can be captured in a CUDA graph up to min(L, C) = ", VF_ISA::kJacobiRows,
                     ", got ", n, ": torch.linalg.eigh, which it calls then, makes the host wait");
     LibraryTask library{};

@@ -30,10 +30,10 @@ struct Drawing {
     args.seed_stride = 1;
     args.positions = positions.data();
     args.position_row = 1;
-    ids.resize(batch * rows * args.draws);
-    logprobs.resize(ids.size());
-    kept.resize(batch * rows);
-    entropy.resize(batch * rows);
+    ids = blank<int64_t>(batch * rows * args.draws);
+    logprobs = blank<float>(batch * rows * args.draws);
+    kept = blank<int32_t>(batch * rows);
+    entropy = blank<float>(batch * rows);
     args.ids = ids.data();
     if (!with_stats) return;
     args.logprobs = logprobs.data();

@@ -122,7 +122,62 @@ VF_KERNEL sums(Args args) {
   view<int>(args.out, args.size)[block_x() * threads() + thread_x()] = running + block_reduce(0, add, slots) + twice;
 }
 
+// Every block has its own number of global memory, and all of them add to the first number by atomics.
+VF_KERNEL settle(Args args) {
+  const view<int> out(args.out, args.size);
+  const int me = static_cast<int>(block_x()), next = (me + 1) % 3, at = 8 * (me + 1);
+  if (thread_x() == 0) {
+    out[at] = me;
+    if (args.fault == "neighbour's write") out[8 * (next + 1)] = next;
+    if (args.fault == "same value") out[1] = 7;
+    if (args.fault == "half a number") view<int16_t>(reinterpret_cast<int16_t*>(args.out), 2 * args.size)[7] = me;
+    atomic_add(out, 0, 1);
+  }
+  barrier();
+  if (args.fault == "neighbour's read" && thread_x() == 40) out[at + 1] = out[8 * (next + 1)];
+  if (args.fault == "plain read of a sum" && thread_x() == 40) out[at + 1] = out[0];
+  if (args.fault == "plain write of a sum" && thread_x() == 40 && me == 1) out[0] = 0;
+  if (thread_x() == 63) out[at + 2] = out[at] + 1;
+}
+
+// Blocks of a cluster pass a number on through global memory.
+VF_KERNEL relay(Args args) {
+  const view<int> out(args.out, args.size);
+  const int me = cluster_rank(), size = cluster_size();
+  if (thread_x() == 0) out[me] = me;
+  if (args.fault == "block's barrier") {
+    barrier();
+  } else {
+    cluster_barrier();
+  }
+  const int next = out[(me + 1) % size];
+  if (args.fault != "no barrier before reuse") cluster_barrier();
+  if (thread_x() == 0) out[me] = next;
+}
+
+// Static shared memory and registers as tests/simt/ptxas_faults.txt says.
+VF_KERNEL heavy(Args args) {
+  VF_SHARED_DYNAMIC(int, numbers, threads());
+  VF_SHARED(int, more, args.fault == "more than ptxas says" ? 1025 : 1024);
+  numbers[thread_x()] = 1;
+  more[thread_x()] = 1;
+  if (thread_x() == 0) atomic_add(view<int>(args.out, args.size), 0, 1);
+}
+
 }  // namespace varfast::device
+
+// Launches `heavy` as the fault says, and correctly: 4 KiB of static shared memory and 128 registers.
+const char* launch_heavy(varfast::device::Args args) {
+  varfast::Launch shape{3, 64, 44 * 1024, nullptr};
+  if (args.fault == "clusters") shape.cluster = 3;
+  if (args.fault == "shared memory of sm_86") shape.shared_bytes = 95 * 1024 + 16;
+  if (args.fault == "shared memory of sm_80") shape.shared_bytes = 159 * 1024 + 16;
+  if (args.fault == "shared memory of sm_90") shape.shared_bytes = 223 * 1024 + 16;
+  if (args.fault == "registers") shape.threads = 544;
+  if (args.fault == "48 KiB, static and dynamic") shape.shared_bytes = 44 * 1024 + 16;
+  if (args.fault == "grid") shape.blocks = int64_t{1} << 31;
+  return VF_LAUNCH(varfast::device::heavy, shape, args);
+}
 
 int main(int, char** argv) {
   const std::string kernel = argv[1];
@@ -139,6 +194,17 @@ int main(int, char** argv) {
     VF_LAUNCH(varfast::device::tally, shape, args);
   } else if (kernel == "trade") {
     VF_LAUNCH(varfast::device::trade, (varfast::Launch{3, 64, 0, nullptr, 3}), args);
+  } else if (kernel == "settle") {
+    out.assign(out.size(), 0);
+    VF_LAUNCH(varfast::device::settle, shape, args);
+  } else if (kernel == "relay") {
+    VF_LAUNCH(varfast::device::relay, (varfast::Launch{3, 64, 0, nullptr, 3}), args);
+  } else if (kernel == "heavy") {
+    out.assign(out.size(), 0);
+    if (const char* error = launch_heavy(args)) {
+      std::fprintf(stderr, "%s\n", error);
+      return 1;
+    }
   } else if (kernel == "sums") {
     VF_LAUNCH(varfast::device::sums, shape, args);
   } else if (kernel == "copy") {

@@ -1,8 +1,18 @@
-// The CUDA kernel of filter_logits, emulated: reads a call from a file and writes what the filters leave.
+// The CUDA kernel of filter_logits, emulated: reads a call from a file and writes what the filters leave;
+// or reads shapes and prints what would be launched for them (plans.h).
 #include "files.h"
 #include "filter_logits/filter_logits_cuda.cu"
+#include "plans.h"
 
-int main(int, char** argv) {
+void plan(const Shape& shape) {
+  varfast::FilterTask task{};
+  task.dtype = shape.dtype;
+  task.vocab = shape.vocab();
+  VF_FOR_DTYPE(task.dtype, T, check(varfast::device::launch_filter_logits<T>(task, shape.rows(), 256, nullptr)));
+}
+
+int main(int argc, char** argv) {
+  if (argc == 2) return plans::print(argv[1], plan);
   Files files(argv[1], argv[2]);
   varfast::FilterTask task{};
   varfast::simt::seed = files.read<uint64_t>();
@@ -23,7 +33,7 @@ int main(int, char** argv) {
   task.logits = logits.data();
   task.batch_stride = task.rows * task.vocab;
   task.row_stride = task.vocab;
-  std::vector<float> out(numbers);
+  std::vector<float> out = blank<float>(numbers);
   task.out = out.data();
   VF_FOR_DTYPE(task.dtype, T,
                check(varfast::device::launch_filter_logits<T>(task, batch * task.rows, threads, nullptr)));

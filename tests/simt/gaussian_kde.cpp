@@ -1,6 +1,8 @@
-// The CUDA kernels of gaussian_kde, emulated: reads a call from a file and writes its densities, or its sigma.
+// The CUDA kernels of gaussian_kde, emulated: reads a call from a file and writes its densities, or its sigma;
+// or reads shapes and prints what would be launched for them (plans.h).
 #include "files.h"
 #include "gaussian_kde/gaussian_kde_cuda.cu"
+#include "plans.h"
 
 using varfast::Dtype;
 using varfast::GaussianKdeArgs;
@@ -29,7 +31,28 @@ const char* densities(GaussianKdeArgs args, std::vector<float>& density) {
   return error != nullptr ? error : launch_density<uint32_t>(args, nullptr);
 }
 
-int main(int, char** argv) {
+// A group an image and position; `with_prev`: bits.
+void plan(const Shape& shape) {
+  GaussianKdeArgs args{};
+  args.groups = shape.batch;
+  args.queries.count = args.samples.count = shape.length();
+  args.channels = shape.channels;
+  args.dtype = shape.dtype;
+  args.queries.data = args.samples.data = plans::memory();
+  if (shape.with_prev != 0) {
+    check(varfast::device::launch_sigma<uint8_t>(args, varfast::device::kSigmaThreads, nullptr));
+    uint32_t* const words = static_cast<uint32_t*>(plans::memory());
+    check(varfast::device::launch_pack(args.queries, args.groups, args.channels, words, nullptr));
+    args.channels = (args.channels + 31) / 32;
+    check(varfast::device::launch_density<uint32_t>(args, nullptr));
+    return;
+  }
+  VF_FOR_DTYPE(args.dtype, T, check(varfast::device::launch_sigma<T>(args, varfast::device::kSigmaThreads, nullptr)));
+  VF_FOR_DTYPE(args.dtype, T, check(varfast::device::launch_density<T>(args, nullptr)));
+}
+
+int main(int argc, char** argv) {
+  if (argc == 2) return plans::print(argv[1], plan);
   Files files(argv[1], argv[2]);
   varfast::simt::seed = files.read<uint64_t>();
   GaussianKdeArgs args{};
@@ -72,7 +95,7 @@ int main(int, char** argv) {
   }
 
   std::vector<double> deviation(sigma ? args.groups : 0);
-  std::vector<float> density(sigma ? 0 : args.groups * args.queries.count);
+  std::vector<float> density = blank<float>(sigma ? 0 : args.groups * args.queries.count);
   if (sigma) {
     args.out = deviation.data();
     VF_FOR_DTYPE_OR(boolean, args.dtype, T, check(launch_sigma<T>(args, static_cast<int>(threads), nullptr)));

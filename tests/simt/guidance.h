@@ -1,10 +1,14 @@
 // The guidance half of an emulated call: an operator's constants as the device holds them, maps, strengths.
 #pragma once
 
+#include <algorithm>
+#include <memory>
+
 #include "dse_prior/dse_operator.cpp"
 #include "dse_prior/prior_tables.h"
 #include "files.h"
 #include "guide/guide_args.h"
+#include "plans.h"
 
 // (images, positions, channels) with rows and images further apart than they need be.
 struct Map {
@@ -48,6 +52,22 @@ struct Strength {
   }
 };
 
+// What a call allocates on the device.
+struct Room {
+  mutable std::vector<std::unique_ptr<float[]>> held;
+
+  float* operator()(int64_t floats) const {
+    held.push_back(std::make_unique<float[]>(floats));
+    return held.back().get();
+  }
+};
+
+// The chip of a call: its own, or where it names none the device's.
+inline varfast::Chip read_chip(Files& files) {
+  const int64_t bytes = files.read<int64_t>(), cluster = files.read<int64_t>();
+  return bytes == 0 ? varfast::simt::chip() : varfast::Chip{bytes, static_cast<int>(cluster)};
+}
+
 struct Guidance {
   Map cond, uncond, prev;
   Prior prior;
@@ -77,3 +97,18 @@ struct Guidance {
     return out;
   }
 };
+
+// The guidance of a call of that shape, with everything side by side.
+inline varfast::GuideArgs guide_of(const Shape& shape) {
+  varfast::GuideArgs out{};
+  out.batch = shape.batch;
+  out.length = shape.length();
+  out.channels = shape.channels;
+  out.dtype = shape.dtype;
+  out.cond = out.uncond = {plans::memory(), out.length * out.channels, out.channels};
+  if (shape.with_prev == 0) return out;
+  out.prev = {plans::memory(), shape.m_h * shape.m_w * out.channels, out.channels};
+  const int64_t cut_h = std::min(shape.m_h, shape.h), cut_w = std::min(shape.m_w, shape.w);
+  out.plan = varfast::dse_operator({{shape.m_h, shape.m_w}, {shape.h, shape.w}, {cut_h, cut_w}, "dse", "bilinear"});
+  return out;
+}

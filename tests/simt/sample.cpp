@@ -1,8 +1,18 @@
-// The CUDA kernel of sample, emulated: reads a call from a file and writes its results.
+// The CUDA kernel of sample, emulated: reads a call from a file and writes its results; or
+// reads shapes and prints what would be launched for them (plans.h).
 #include "drawing.h"
+#include "plans.h"
 #include "sample/sample_cuda.cu"
 
-int main(int, char** argv) {
+void plan(const Shape& shape) {
+  varfast::SampleTask task{};
+  task.dtype = shape.dtype;
+  task.draw.vocab = shape.vocab();
+  VF_FOR_DTYPE(task.dtype, T, check(varfast::device::launch_sample<T>(task, shape.rows(), 256, nullptr)));
+}
+
+int main(int argc, char** argv) {
+  if (argc == 2) return plans::print(argv[1], plan);
   Files files(argv[1], argv[2]);
   varfast::SampleTask task{};
   Drawing drawing;

@@ -1,8 +1,21 @@
-// The CUDA kernel of select_candidate, emulated: reads a call from a file and writes its results.
+// The CUDA kernel of select_candidate, emulated: reads a call from a file and writes its results; or
+// reads shapes and prints what would be launched for them (plans.h).
 #include "files.h"
+#include "plans.h"
 #include "select_candidate/select_candidate_cuda.cu"
 
-int main(int, char** argv) {
+// So many candidates as the shape has positions; `with_prev`: bits.
+void plan(const Shape& shape) {
+  varfast::SelectTask task{};
+  task.padded = varfast::device::padded_visits(shape.length());
+  if (task.padded > varfast::device::kVisitsOnChip) task.visits = plans::memory();
+  const int threads = varfast::device::kSelectThreads;
+  if (shape.with_prev != 0) return check(varfast::device::launch_select<uint8_t>(task, shape.batch, threads, nullptr));
+  VF_FOR_DTYPE(shape.dtype, T, check(varfast::device::launch_select<T>(task, shape.batch, threads, nullptr)));
+}
+
+int main(int argc, char** argv) {
+  if (argc == 2) return plans::print(argv[1], plan);
   Files files(argv[1], argv[2]);
   varfast::SelectTask task{};
   varfast::SelectArgs& args = task.select;

@@ -1,8 +1,18 @@
-// The CUDA kernel of smooth_embed, emulated: reads a call from a file and writes the mixtures.
+// The CUDA kernel of smooth_embed, emulated: reads a call from a file and writes the mixtures; or
+// reads shapes and prints what would be launched for them (plans.h).
 #include "files.h"
+#include "plans.h"
 #include "smooth_embed/smooth_embed_cuda.cu"
 
-int main(int, char** argv) {
+void plan(const Shape& shape) {
+  varfast::SmoothTask task{};
+  task.dtype = shape.dtype;
+  task.draw.vocab = shape.vocab();
+  VF_FOR_DTYPE(task.dtype, T, check(varfast::device::launch_smooth_embed<T>(task, shape.rows(), 256, nullptr)));
+}
+
+int main(int argc, char** argv) {
+  if (argc == 2) return plans::print(argv[1], plan);
   Files files(argv[1], argv[2]);
   varfast::SmoothTask task{};
   varfast::DrawArgs& args = task.draw;
@@ -39,7 +49,7 @@ int main(int, char** argv) {
     task.noise_batch = task.batch_stride;
     task.noise_row = task.row_stride;
   }
-  std::vector<char> out(rows * task.dims * width);
+  std::vector<char> out = blank<char>(rows * task.dims * width);
   task.out = out.data();
   VF_FOR_DTYPE(task.dtype, T,
                check(varfast::device::launch_smooth_embed<T>(task, rows, static_cast<int>(threads), nullptr)));

@@ -1,6 +1,7 @@
 // The CUDA kernels of spectral_reweight, emulated: reads a call from a file and writes its results. Where the shorter
 // side is more than a block solves, the input brings the eigenproblem's solution, as torch.linalg.eigh would.
 #include "files.h"
+#include "plans.h"
 #include "spectral_reweight/spectral_reweight_cuda.cu"
 
 using namespace varfast;
@@ -39,8 +40,35 @@ const char* reweight(SpectralTask& task, Files& files, const char* solved) {
   return error != nullptr ? error : device::launch_apply<T>(task, nullptr);
 }
 
-// IN OUT [solved]: without the last word, a large problem ends with the matrix to be solved.
-int main(int, char** argv) {
+template <class T>
+void plan_launches(SpectralTask& task) {
+  task.splits = device::gram_splits(task.batch, task.n, task.inner);
+  check(device::launch_gram<T>(task, nullptr));
+  if (task.n <= device::kJacobiRows) {
+    check(device::launch_jacobi(task, nullptr));
+  } else {
+    LibraryTask library{};
+    library.task = task;
+    check(device::launch_whole_gram(library, nullptr));
+    check(device::launch_operator(library, nullptr));
+  }
+  check(device::launch_apply<T>(task, nullptr));
+}
+
+void plan(const Shape& shape) {
+  SpectralTask task{};
+  task.batch = shape.batch;
+  task.spectral.length = shape.length();
+  task.spectral.channels = shape.channels;
+  task.n = std::min(shape.length(), shape.channels);
+  task.inner = std::max(shape.length(), shape.channels);
+  VF_FOR_DTYPE(shape.dtype, T, plan_launches<T>(task));
+}
+
+// IN OUT [solved]: without the last word, a large problem ends with the matrix to be solved. SHAPES: prints what would
+// be launched for them (plans.h).
+int main(int argc, char** argv) {
+  if (argc == 2) return plans::print(argv[1], plan);
   Files files(argv[1], argv[2]);
   SpectralTask task{};
   SpectralArgs& args = task.spectral;
@@ -61,7 +89,8 @@ int main(int, char** argv) {
   const std::vector<char> x = files.read<char>(task.batch * size * width);
   task.n = args.length < args.channels ? args.length : args.channels;
   task.inner = args.length < args.channels ? args.channels : args.length;
-  std::vector<char> y(x.size()), sigma(task.batch * task.n * (args.dtype == Dtype::f64 ? 8 : 4));
+  std::vector<char> y = blank<char>(x.size());
+  std::vector<char> sigma(task.batch * task.n * (args.dtype == Dtype::f64 ? 8 : 4));
   args.x = x.data();
   args.y = y.data();
   args.sigma = sigma.data();
