@@ -1,8 +1,10 @@
 """Every op on a GPU, through native CUDA and through Triton, against the CPU; streams, devices, graphs, compilation."""
 
 import pytest
+import step_calls
 import torch
-from device_cases import CASES, expected, function_of, hold, move, outputs
+from device_cases import CASES, Case, expected, function_of, hold, move, outputs
+from schedules import steps
 
 from varfast import Sampler, ops
 from varfast.models import load
@@ -27,6 +29,16 @@ def test_a_backend_gives_what_the_cpu_gives(name: str, backend: str) -> None:
     function = function_of(case.op, backend)
     assert function is not None
     hold(case, function(*move(case.make(0), "cuda")), expected(case))
+
+
+@pytest.mark.parametrize("op", ["dse_prior", "guide", "guided_sample", "sample", "filter_logits"])
+def test_every_step_of_every_schedule(op: str) -> None:
+    """What tests/test_cuda_plans.py launches on every device that there is not, on the one that there is."""
+    case = Case(op, lambda seed: (), exact=True)
+    for step in steps():
+        call = step_calls.arguments(op, step_calls.shape_of(step))
+        function = getattr(torch.ops.varfast, op)
+        hold(case, function(*move(call, "cuda")), outputs(function(*call)))
 
 
 @pytest.mark.parametrize("op", ["sample", "guide", "gaussian_kde", "spectral_reweight"])

@@ -1,0 +1,82 @@
+"""Calls of the ops for a step of a host's schedule, in the order of their schemas."""
+
+import functools
+from typing import Any, NamedTuple
+
+import torch
+from cases import DTYPES
+from schedules import Step
+from torch import Tensor
+
+import varfast.ops  # noqa: F401
+
+NUMBER = (1.5, None)  # t and beta
+SEEDS = torch.tensor([-7])
+DRAWING: dict[str, Any] = {
+    "stream": 3, "purpose": 0, "temperature_last": False, "temperature": torch.ones(1, dtype=torch.float64),
+    "top_k": 900, "top_p": 0.96, "min_p": 0.0, "draws": 1, "with_stats": False,
+}  # fmt: skip
+
+
+class Shape(NamedTuple):
+    """As tests/simt/plans.h reads it."""
+
+    batch: int
+    m_h: int
+    m_w: int
+    h: int
+    w: int
+    channels: int
+    groups: int
+    with_prev: int
+    dtype: int
+
+    @property
+    def spec(self) -> tuple[tuple[int, int], tuple[int, int], str, str, tuple[int, int]]:
+        cutoff = (min(self.m_h, self.h), min(self.m_w, self.w))
+        return (self.m_h, self.m_w), (self.h, self.w), "dse", "bilinear", cutoff
+
+    @property
+    def rows(self) -> int:
+        return self.h * self.w * self.groups
+
+
+def shape_of(step: Step, with_prev: bool = True) -> Shape:
+    groups, _, dtype = step.setting
+    return Shape(1, *step.prev_hw, *step.hw, step.channels, groups, with_prev, DTYPES.index(dtype))
+
+
+@functools.cache
+def numbers() -> Tensor:
+    """As many as HART's last scale has logits, and some for other maps to begin elsewhere."""
+    return torch.randn(64 * 64 * 4096 + 2000, generator=torch.Generator().manual_seed(0)) * 2
+
+
+def maps(shape: Shape) -> list[Tensor]:
+    """[cond, uncond, prev] of one image."""
+    lengths = (shape.h * shape.w, shape.h * shape.w, shape.m_h * shape.m_w)
+    return [
+        numbers()[i * 1000 :][: length * shape.channels].view(1, length, shape.channels).to(DTYPES[shape.dtype])
+        for i, length in enumerate(lengths)
+    ]
+
+
+def logits(shape: Shape) -> Tensor:
+    return maps(shape)[0].view(1, shape.rows, shape.channels // shape.groups)
+
+
+def arguments(op: str, shape: Shape) -> tuple:
+    (cond, uncond, prev), (prev_hw, hw, *prior), s = maps(shape), shape.spec, DRAWING
+    rule = (0.0, s["temperature"], s["temperature_last"], s["top_k"], s["top_p"], None, s["min_p"], None)
+    guidance = (cond, uncond, prev if shape.with_prev else None, prev_hw, hw, *NUMBER, *NUMBER, *prior)
+    draws = (s["draws"], s["with_stats"])
+    calls = {
+        "dse_prior": lambda: (prev, prev_hw, hw, *prior),
+        "guide": lambda: guidance,
+        "guided_sample": lambda: (
+            *guidance, SEEDS, None, shape.groups, s["stream"], s["purpose"], *rule, draws[0], True, draws[1]
+        ),
+        "sample": lambda: (logits(shape), SEEDS, None, s["stream"], s["purpose"], *rule, *draws),
+        "filter_logits": lambda: (logits(shape), *rule, True),
+    }  # fmt: skip
+    return calls[op]()

@@ -1,0 +1,243 @@
+"""What every op would launch for every step of every host's schedules, on every device: nothing that a device refuses,
+and for each way of launching the first, the last and some block against the CPU kernel."""
+
+import struct
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import emulation
+import pytest
+import torch
+from calls import drawing_bytes, guidance_bytes, map_bytes, prior_bytes, raw, read_draws, same
+from cases import DTYPES
+from schedules import Setting, Step, steps
+from step_calls import DRAWING, NUMBER, SEEDS, Shape, arguments, logits, maps, shape_of
+from torch import Tensor
+
+pytestmark = pytest.mark.source_tree
+
+DEVICES = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
+
+
+class Launched(NamedTuple):
+    kernel: str
+    blocks: int
+    threads: int
+    cluster: int
+    fixed: int
+    dynamic: int
+    registers: int
+    refusal: str
+
+
+def program(op: str) -> Path:
+    return emulation.build(emulation.ROOT / "tests" / "simt" / f"{op}.cpp")
+
+
+def plans(op: str, shapes: list[Shape], folder: Path) -> dict[tuple[Shape, str], list[Launched]]:
+    """What is launched for each shape on each device."""
+    file = folder / "shapes"
+    file.write_bytes(struct.pack("<q", len(shapes)) + b"".join(struct.pack("<9q", *shape) for shape in shapes))
+    done = emulation.run(program(op), str(file))
+    assert done.returncode == 0, done.stderr
+    found = {}
+    lines = iter(done.stdout.splitlines())
+    for shape in shapes:
+        for device in DEVICES:
+            name, *launches = next(lines).split(" | ")
+            assert name == device
+            found[shape, device] = [
+                Launched(kernel, *map(int, numbers), refusal)
+                for kernel, *numbers, refusal in (launch.split("; ") for launch in launches)
+            ]
+    assert next(lines, None) is None
+    return found
+
+
+def hold(found: dict[tuple[Shape, str], list[Launched]]) -> None:
+    """No launch is refused, and each is of a kernel that ptxas has seen."""
+    for (shape, device), launches in found.items():
+        assert launches, (shape, device)
+        for launch in launches:
+            assert not launch.refusal, (shape, device, launch)
+            assert launch.registers > 0, f"{launch.kernel}: not in csrc/simt/ptxas.txt, which .ci/cuda can renew"
+
+
+def distinct(found: dict[tuple[Shape, str], list[Launched]], every: bool) -> list[tuple[Shape, str]]:
+    """A shape and a device for each way of launching: the first that has it.
+
+    The emulation takes 3 s for each of guided_sample's with thousands of channels, so that without `every` two
+    of those are told apart by their kernels and clusters alone, and not by how much shared memory they take.
+    """
+    seen: dict[tuple, tuple[Shape, str]] = {}
+    for key, launches in found.items():
+        short = not every and key[0].channels > 1000 and launches[-1].kernel.startswith("guided_sample")
+        ways = [(launch.kernel, launch.cluster) if short else launch._replace(blocks=0) for launch in launches]
+        seen.setdefault(tuple(ways), key)
+    return list(seen.values())
+
+
+def some(launches: list[Launched]) -> str:
+    """Where one launch reads what another one wrote, all blocks run."""
+    return "some" if len(launches) == 1 else "all"
+
+
+BLANK = bytes([0xA5, 0x7F]) * 4  # files.h
+
+
+def agree(ours: Tensor, want: Tensor) -> None:
+    """The same bits wherever a block wrote, and some did."""
+    width = ours.element_size()
+    blank = torch.frombuffer(bytearray(BLANK[:width]), dtype={2: torch.int16, 4: torch.int32, 8: torch.int64}[width])
+    written = ours.view(blank.dtype) != blank
+    assert written.any() and same(ours[written], want[written])
+
+
+def emulated(op: str, data: bytes, shape: Shape, device: str, blocks: str, folder: Path) -> tuple[bytes, list[Tensor]]:
+    """What the program writes, and what the CPU kernel says."""
+    out = emulation.call(program(op), data, folder, device=device, blocks=blocks)
+    want = getattr(torch.ops.varfast, op)(*arguments(op, shape))
+    return out, [want] if isinstance(want, Tensor) else list(want)
+
+
+def as_tensor(data: bytes, like: Tensor) -> Tensor:
+    return torch.frombuffer(bytearray(data), dtype=like.dtype).view(like.shape)
+
+
+def run_dse_prior(shape: Shape, *how: Any) -> None:
+    data = struct.pack("<Q6q", 1, 256, 0, 0, 1, shape.channels, shape.dtype) + prior_bytes(*shape.spec)
+    out, (want,) = emulated("dse_prior", data + map_bytes(maps(shape)[2]), shape, *how)
+    agree(as_tensor(out, want), want)
+
+
+def guiding_bytes(shape: Shape) -> bytes:
+    cond, uncond, prev = maps(shape)
+    data = guidance_bytes(cond, uncond, prev if shape.with_prev else None, shape.spec, NUMBER, NUMBER)
+    return struct.pack("<Q3q", 1, 256, 0, 0) + data
+
+
+def run_guide(shape: Shape, *how: Any) -> None:
+    out, (guided, cfg) = emulated("guide", guiding_bytes(shape), shape, *how)
+    half = len(out) // 2
+    agree(as_tensor(out[:half], guided), guided)
+    agree(as_tensor(out[half:], cfg), cfg)
+
+
+def run_guided_sample(shape: Shape, *how: Any) -> None:
+    data = guiding_bytes(shape) + struct.pack("<2q", shape.groups, 1)
+    data += drawing_bytes(DRAWING, SEEDS, torch.arange(shape.rows))
+    out, (want, map_wanted, *_) = emulated("guided_sample", data, shape, *how)
+    ids, _, _, _, cfg = read_draws(out[32:], 1, shape.rows, 1)
+    agree(ids, want)
+    agree(as_tensor(cfg, map_wanted), map_wanted)
+
+
+def run_sample(shape: Shape, *how: Any) -> None:
+    data = struct.pack("<Q5q", 1, 256, *logits(shape).shape, shape.dtype)
+    data += drawing_bytes(DRAWING, SEEDS, torch.arange(shape.rows)) + raw(logits(shape))
+    out, (want, *_) = emulated("sample", data, shape, *how)
+    agree(read_draws(out, 1, shape.rows, 1)[0], want)
+
+
+def run_filter_logits(shape: Shape, *how: Any) -> None:
+    data = struct.pack("<Q5q", 1, 256, *logits(shape).shape, shape.dtype)
+    data += struct.pack("<3q2d", False, DRAWING["top_k"], True, DRAWING["top_p"], DRAWING["min_p"])
+    out, (want,) = emulated("filter_logits", data + raw(DRAWING["temperature"]) + raw(logits(shape)), shape, *how)
+    agree(as_tensor(out, want), want)
+
+
+Runner = Callable[..., None]  # (shape, device, blocks, folder)
+GUIDING: dict[str, Runner] = {"dse_prior": run_dse_prior, "guide": run_guide, "guided_sample": run_guided_sample}
+ROWS: dict[str, Runner] = {"sample": run_sample, "filter_logits": run_filter_logits}
+
+
+def shapes_of(op: str) -> Iterable[Shape]:
+    for step in steps():
+        yield shape_of(step)
+        if op != "dse_prior":
+            yield shape_of(step, with_prev=False)  # the first scale of SSG's, and CFG alone
+
+
+def check_steps(op: str, folder: Path, every: bool) -> None:
+    found = plans(op, list(dict.fromkeys(shapes_of(op))), folder)
+    hold(found)
+    for key in distinct(found, every):
+        (GUIDING | ROWS)[op](*key, some(found[key]), folder)
+
+
+@pytest.mark.parametrize("op", [*GUIDING, *ROWS])
+def test_every_step_of_every_schedule(op: str, tmp_path: Path) -> None:
+    check_steps(op, tmp_path, every=False)
+
+
+@pytest.mark.slow
+def test_every_way_of_launching_guided_sample(tmp_path: Path) -> None:
+    check_steps("guided_sample", tmp_path, every=True)
+
+
+def candidates(count: int, groups: int, channels: int, bits: bool, dtype: torch.dtype = torch.float32) -> Shape:
+    """`count` candidates as tests/simt's gaussian_kde and select_candidate take them."""
+    return Shape(groups, 1, 1, 1, count, channels, 1, bits, DTYPES.index(dtype))
+
+
+# VAR-Scaling's: VAR at its second scale, 20 and 50 of 32 floats; Infinity at its fourth, 3000 of its bits.
+SCALING = [candidates(n, 4, 32, False, dtype) for n in (20, 50, 1000) for dtype in DTYPES]
+SCALING += [candidates(3000, 36, bits, True) for bits in (16, 24, 32, 56, 64)]
+# DiverseVAR's: features of every model at its early scales, the whole grid for those who want it.
+WIDTHS = (1024, 1280, 1536, 1920, 2304, 2048, 3584, 32)
+FEATURES = [
+    Shape(2, 1, 1, *hw, width, 1, 0, DTYPES.index(dtype))
+    for hw in sorted({step.hw for step in steps()})
+    for width in WIDTHS
+    for dtype in DTYPES
+]
+
+
+@pytest.mark.parametrize(
+    ("op", "shapes"),
+    [
+        ("gaussian_kde", SCALING),
+        ("select_candidate", SCALING),
+        ("spectral_reweight", FEATURES),
+        ("smooth_embed", [shape_of(step) for step in steps() if step.setting.vocab > 2]),
+    ],
+)
+def test_every_launch_of_the_other_ops(op: str, shapes: list[Shape], tmp_path: Path) -> None:
+    """Their numbers are compared with the CPU's in tests of their own, all blocks of them."""
+    hold(plans(op, list(dict.fromkeys(shapes)), tmp_path))
+
+
+@pytest.mark.parametrize("op", [*GUIDING, *ROWS])
+@pytest.mark.parametrize("m_w", [1, 64, 65, 149, 150, 1000, 4096])
+def test_what_the_cpu_takes_a_device_takes(op: str, m_w: int, tmp_path: Path) -> None:
+    """Grids and vocabularies that no host has; the rows that were once refused, among them."""
+    wide = [Shape(64, 2, m_w, 3, m_w, channels, 1, 1, 0) for channels in (1, 4096)]
+    hold(plans(op, wide, tmp_path))
+    vocabularies = (2, 3, 512, 513, 1024, 8912, 11153, 12288, 16384, 16385, 262144)
+    hold(plans(op, [shape_of(Step((2, 2), (3, 3), Setting(1, v, d))) for v in vocabularies for d in DTYPES], tmp_path))
+
+
+def test_a_wrong_block_is_seen(tmp_path: Path) -> None:
+    """The comparison of some blocks is one."""
+    ours = torch.frombuffer(bytearray(BLANK * 4), dtype=torch.float32).clone()
+    want = torch.arange(8.0)
+    with pytest.raises(AssertionError):
+        agree(ours, want)
+    ours[3] = 3.0
+    agree(ours, want)
+    ours[5] = 3.0
+    with pytest.raises(AssertionError):
+        agree(ours, want)
+
+
+def test_the_old_rule_of_shared_memory_is_caught(tmp_path: Path) -> None:
+    """Asking only where the dynamic memory alone is more than 48 KiB: 16 x 16 to 20 x 20 is exactly that much."""
+    kernels = emulation.edited(
+        "common/launch_shape.h", "shape.shared_bytes > 0;", "shape.shared_bytes > 49152;", tmp_path
+    )
+    old = emulation.build(emulation.ROOT / "tests" / "simt" / "dse_prior.cpp", kernels=kernels, cache=tmp_path)
+    file = tmp_path / "shapes"
+    file.write_bytes(struct.pack("<10q", 1, *Shape(1, 16, 16, 20, 20, 64, 1, 1, 0)))
+    done = emulation.run(old, str(file))
+    assert done.stdout.count("refuses dse_prior_kernel<float, true>: 49408 bytes") == len(DEVICES), done.stdout
