@@ -11,6 +11,7 @@ PYBIND11_MODULE(_info, m) {
   m.def("best_simd_level", [] { return std::string(varfast_best_simd_level()); }, "Best one this processor has.");
   m.def("build_levels", [] { return std::string(varfast_build_levels()); }, "Instruction sets compiled in.");
   m.def("build_compiler", [] { return std::string(varfast_build_compiler()); }, "Compiler of the op library.");
+  m.def("schema_version", [] { return varfast_schema_version(); }, "Version of the ops' schemas.");
   m.def(
       "set_simd_level",
       [](const std::string& name) {

@@ -8,6 +8,8 @@ import torch
 from cases import DTYPES, PRIORS, randn
 from torch import Tensor
 
+from varfast.schemas import Guide, Operator, Sample
+
 NAMES = {name: i for i, name in enumerate(PRIORS)}
 # prev_hw, hw, prior, interp, cutoff: a matrix (up to 64 sources) and the separable form with one and three terms; with
 # three it is folded, and a side may have a centre, one cell alone, or more cells than what is made of it.
@@ -25,6 +27,24 @@ SPECS = {
     "mean": ((9, 8), (3, 3), "mean", "bilinear", (1, 1)),
     "equal": ((9, 8), (9, 8), "dse", "bilinear", (9, 8)),
 }
+
+
+def operator_of(spec: tuple) -> Operator:
+    """A row of SPECS as the schemas have it."""
+    prev_hw, hw, prior, interp, cutoff = spec
+    return Operator(*prev_hw, *hw, prior, interp, cutoff)
+
+
+def guide_of(spec: tuple, t: tuple, beta: tuple) -> Guide:
+    """`t` and `beta` are (number, tensor or None)."""
+    operator = operator_of(spec)
+    return Guide(*operator[:4], t[0], beta[0], *operator[4:], t[1], beta[1])
+
+
+def sample_of(setting: dict) -> Sample:
+    """`setting` has the schema's names but for `temperature`, which is float64 (B,)."""
+    names = ("stream", "top_k", "top_p", "min_p", "temperature_last", "draws", "purpose", "with_stats")
+    return Sample(temperature_tensor=setting["temperature"], **{name: setting[name] for name in names})
 
 
 def inputs(name: str, channels: int, dtype: torch.dtype, batch: int = 2) -> tuple[Tensor, Tensor, Tensor]:

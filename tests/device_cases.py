@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 import varfast.ops  # noqa: F401
+from varfast import schemas
 
 Arguments = tuple[Any, ...]
 
@@ -39,27 +40,27 @@ def seeds(seed: int, batch: int) -> Tensor:
 
 
 NUMBERS = torch.tensor([1.5, 0.3], dtype=torch.float64)
-SAMPLING = (0.9, None, False, 40, 0.9, None, 0.01, None, 3, True)
+FILTERS = {"temperature": 0.9, "top_k": 40, "top_p": 0.9, "min_p": 0.01}
 
 
 def _sample(vocab: int, dtype: torch.dtype) -> Callable[[int], Arguments]:
-    return lambda seed: (maps(seed, 2, 9, vocab, dtype=dtype), seeds(seed, 2), torch.arange(9) * 3, 4, 0, *SAMPLING)
+    numbers = schemas.Sample(4, **FILTERS, draws=3, with_stats=True)
+    return lambda seed: (maps(seed, 2, 9, vocab, dtype=dtype), seeds(seed, 2), torch.arange(9) * 3, *numbers)
 
 
 def _filter(vocab: int, dtype: torch.dtype, probs: bool) -> Callable[[int], Arguments]:
-    return lambda seed: (maps(seed, 2, 9, vocab, dtype=dtype), *SAMPLING[:-2], probs)
+    return lambda seed: (maps(seed, 2, 9, vocab, dtype=dtype), *schemas.FilterLogits(**FILTERS, probs=probs))
 
 
 def _adversarial(seed: int) -> Arguments:
     g = torch.Generator().manual_seed(seed)
     rows = torch.stack([make(70, g) for make in ADVERSARIAL.values()])[None]
-    return rows, seeds(seed, 1), None, 0, 0, 1.0, None, False, 30, 0.9, None, 0.0, None, 2, True
+    return rows, seeds(seed, 1), None, *schemas.Sample(top_k=30, top_p=0.9, draws=2, with_stats=True)
 
 
 def _prior(grids: tuple, dtype: torch.dtype) -> Callable[[int], Arguments]:
     (m_h, m_w), hw = grids
-    cutoff = [min(m_h, hw[0]), min(m_w, hw[1])]
-    return lambda seed: (maps(seed, 2, m_h * m_w, 33, dtype=dtype), [m_h, m_w], list(hw), "dse", "bilinear", cutoff)
+    return lambda seed: (maps(seed, 2, m_h * m_w, 33, dtype=dtype), m_h, m_w, *hw)
 
 
 def _guide(grids: tuple | None, dtype: torch.dtype, channels: int = 40) -> Callable[[int], Arguments]:
@@ -68,8 +69,7 @@ def _guide(grids: tuple | None, dtype: torch.dtype, channels: int = 40) -> Calla
     def make(seed: int) -> Arguments:
         cond, uncond = (maps(seed + i, 2, h * w, channels, dtype=dtype) for i in (0, 100))
         prev = maps(seed + 200, 2, m_h * m_w, channels, dtype=dtype) if grids else None
-        cutoff = [min(m_h, h), min(m_w, w)]
-        return cond, uncond, prev, [m_h, m_w], [h, w], 0.0, NUMBERS, 0.5, None, "dse", "bilinear", cutoff
+        return cond, uncond, prev, *schemas.Guide(m_h, m_w, h, w, beta=0.5, t_tensor=NUMBERS)
 
     return make
 
@@ -77,7 +77,16 @@ def _guide(grids: tuple | None, dtype: torch.dtype, channels: int = 40) -> Calla
 def _guided(setting: tuple, dtype: torch.dtype) -> Callable[[int], Arguments]:
     prev_hw, hw, groups, vocab = setting
     guide = _guide((prev_hw, hw), dtype, groups * vocab)
-    return lambda seed: (*guide(seed), seeds(seed, 2), None, groups, 3, 0, *SAMPLING[:-1], True, True)
+    numbers = schemas.GuidedSample(
+        *prev_hw, *hw, beta=0.5, with_cfg=True, stream=3, **FILTERS, draws=3, with_stats=True, groups=groups,
+        t_tensor=NUMBERS,
+    )  # fmt: skip
+
+    def make(seed: int) -> Arguments:
+        cond, uncond, prev, *_ = guide(seed)
+        return cond, seeds(seed, 2), uncond, prev, None, *numbers
+
+    return make
 
 
 def _smooth(setting: tuple, dtype: torch.dtype) -> Callable[[int], Arguments]:
@@ -96,11 +105,11 @@ def _kde(form: str, channels: int, log: bool) -> Callable[[int], Arguments]:
         if form == "ids":
             g = torch.Generator().manual_seed(seed)
             ids = torch.randint(-1, 60, (2, 300), generator=g)
-            return ids[:, ::3].contiguous(), ids, maps(1, 50, channels), weights, h, log
+            return ids[:, ::3].contiguous(), ids, maps(1, 50, channels), weights, 1.0, log, h
         x, y = maps(seed, 2, 45, channels), maps(seed + 1, 2, 300, channels)
         if form == "bits":
-            return x > 0.5, y > 0.5, None, weights, h, log
-        return x, y, None, weights, h, log
+            return x > 0.5, y > 0.5, None, weights, 1.0, log, h
+        return x, y, None, weights, 1.0, log, h
 
     return make
 
@@ -117,13 +126,13 @@ def _select(rule: str, count: int) -> Callable[[int], Arguments]:
         scores[0, 4] = math.nan
         ids, codebook = torch.randint(0, 50, (3, count, 4), generator=g), maps(1, 50, 8, scale=1.0)
         given = (ids, codebook) if rule == "var" else (None, None)
-        return scores, *given, seeds(seed, 3), rule, 2.3, 12, 4.0, 2, None
+        return scores, seeds(seed, 3), *given, None, rule, 2.3, 12, 4.0, 2
 
     return make
 
 
 def _spectral(shape: tuple[int, int], dtype: torch.dtype) -> Callable[[int], Arguments]:
-    return lambda seed: (maps(seed, 2, *shape, dtype=dtype), 0.0, NUMBERS, 1.2, None, False, 5, True)
+    return lambda seed: (maps(seed, 2, *shape, dtype=dtype), 0.0, 1.2, False, 5, True, NUMBERS)
 
 
 F32, F16, BF16 = TOLERANCE

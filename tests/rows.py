@@ -7,6 +7,7 @@ from cases import randn
 from torch import Tensor
 
 from varfast.reference.sample import sample as _reference
+from varfast.schemas import Sample
 
 KINDS = ("normal", "flat", "peaked", "ties", "padded", "duplicated maxima", "sorted")
 
@@ -48,13 +49,10 @@ def settings(vocab: int) -> list[dict]:
 
 def reference(logits: Tensor, seeds: Tensor, **options) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The reference of `sample` under the public function's arguments: ids, logprobs, kept, entropy."""
-    arguments = {"stream": 0, "purpose": 0, "temperature": 1.0, "temperature_last": False}
-    arguments |= {"top_k": 0, "top_p": 0.0, "min_p": 0.0, "draws": 1, "positions": None, **options}
-    given = [logits, seeds, arguments.pop("positions"), arguments.pop("stream"), arguments.pop("purpose")]
-    last, top_k, draws = (arguments.pop(name) for name in ("temperature_last", "top_k", "draws"))
-    split = {k: (0.0, v.double()) if isinstance(v, Tensor) else (v, None) for k, v in arguments.items()}
-    assert set(split) == {"temperature", "top_p", "min_p"}
-    return _reference(*given, *split["temperature"], last, top_k, *split["top_p"], *split["min_p"], draws, True)
+    positions = options.pop("positions", None)
+    tensors = {f"{name}_tensor": x.double() for name, x in options.items() if isinstance(x, Tensor)}
+    numbers = {name: x for name, x in options.items() if not isinstance(x, Tensor)}
+    return tuple(_reference(logits, seeds, positions, *Sample(**numbers, **tensors, with_stats=True)))
 
 
 def assert_same(got, want: tuple) -> None:

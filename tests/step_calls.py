@@ -4,11 +4,13 @@ import functools
 from typing import Any, NamedTuple
 
 import torch
+from calls import guide_of, sample_of
 from cases import DTYPES
 from schedules import Step
 from torch import Tensor
 
 import varfast.ops  # noqa: F401
+from varfast.schemas import GuidedSample
 
 NUMBER = (1.5, None)  # t and beta
 SEEDS = torch.tensor([-7])
@@ -66,17 +68,16 @@ def logits(shape: Shape) -> Tensor:
 
 
 def arguments(op: str, shape: Shape) -> tuple:
-    (cond, uncond, prev), (prev_hw, hw, *prior), s = maps(shape), shape.spec, DRAWING
-    rule = (0.0, s["temperature"], s["temperature_last"], s["top_k"], s["top_p"], None, s["min_p"], None)
-    guidance = (cond, uncond, prev if shape.with_prev else None, prev_hw, hw, *NUMBER, *NUMBER, *prior)
-    draws = (s["draws"], s["with_stats"])
+    (cond, uncond, prev), drawing = maps(shape), sample_of(DRAWING)
+    guide, given = guide_of(shape.spec, NUMBER, NUMBER), prev if shape.with_prev else None
     calls = {
-        "dse_prior": lambda: (prev, prev_hw, hw, *prior),
-        "guide": lambda: guidance,
+        "dse_prior": lambda: (prev, *guide.operator),
+        "guide": lambda: (cond, uncond, given, *guide),
         "guided_sample": lambda: (
-            *guidance, SEEDS, None, shape.groups, s["stream"], s["purpose"], *rule, draws[0], True, draws[1]
+            cond, SEEDS, uncond, given, None,
+            *GuidedSample(*guide[:6], True, *drawing[:9], shape.groups, *guide[6:], *drawing[9:]),
         ),
-        "sample": lambda: (logits(shape), SEEDS, None, s["stream"], s["purpose"], *rule, *draws),
-        "filter_logits": lambda: (logits(shape), *rule, True),
+        "sample": lambda: (logits(shape), SEEDS, None, *drawing),
+        "filter_logits": lambda: (logits(shape), *drawing[1:6], True, *drawing[9:]),
     }  # fmt: skip
     return calls[op]()

@@ -7,7 +7,7 @@ from pathlib import Path
 import emulation
 import pytest
 import torch
-from calls import SPECS, inputs, map_bytes, prior_bytes, same
+from calls import SPECS, inputs, map_bytes, operator_of, prior_bytes, same
 from cases import DTYPES, TOLERANCE, error, randn
 from torch import Tensor
 
@@ -36,7 +36,7 @@ def run_kernel(
 def test_bits_of_the_cpu_kernel(program: Path, tmp_path: Path, name: str) -> None:
     for channels, dtype in zip((5, 64, 67), DTYPES, strict=True):
         _, _, prev = inputs(name, channels, dtype)
-        want = torch.ops.varfast.dse_prior(prev, *SPECS[name])
+        want = torch.ops.varfast.dse_prior(prev, *operator_of(SPECS[name]))
         assert same(run_kernel(program, tmp_path, prev, SPECS[name]), want), dtype
 
 
@@ -44,14 +44,14 @@ def test_bits_of_the_cpu_kernel(program: Path, tmp_path: Path, name: str) -> Non
 def test_agrees_with_the_float64_reference(program: Path, tmp_path: Path, dtype: torch.dtype) -> None:
     for name in ("matrix", "separable", "mean"):
         prev = randn(1, math.prod(SPECS[name][0]), 33, seed=3, dtype=dtype)
-        want = reference(prev.double(), *SPECS[name])
+        want = reference(prev.double(), *operator_of(SPECS[name]))
         assert error(run_kernel(program, tmp_path, prev, SPECS[name]), want) < TOLERANCE[dtype]
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_order_of_threads_changes_nothing(program: Path, tmp_path: Path, seed: int) -> None:
     _, _, prev = inputs("separable", 70, torch.float32)
-    want = torch.ops.varfast.dse_prior(prev, *SPECS["separable"])
+    want = torch.ops.varfast.dse_prior(prev, *operator_of(SPECS["separable"]))
     for threads in (32, 96):
         assert same(run_kernel(program, tmp_path, prev, SPECS["separable"], threads, seed), want)
 
@@ -60,7 +60,7 @@ def test_a_grid_whose_rows_fit_on_chip_one_by_one(program: Path, tmp_path: Path)
     """90 columns and 3 terms are 68 KiB a row of a tile, so that a share has one row."""
     spec = ((2, 90), (3, 70), "dse", "bilinear", (2, 60))
     prev = randn(1, 180, 3, seed=5)
-    assert same(run_kernel(program, tmp_path, prev, spec), torch.ops.varfast.dse_prior(prev, *spec))
+    assert same(run_kernel(program, tmp_path, prev, spec), torch.ops.varfast.dse_prior(prev, *operator_of(spec)))
 
 
 @pytest.mark.parametrize("name", [name for name in SPECS if not name.startswith("matrix")])
@@ -69,7 +69,7 @@ def test_grids_too_wide_for_a_block(program: Path, tmp_path: Path, name: str) ->
     for channels, dtype in zip((5, 64, 131), DTYPES, strict=True):
         _, _, prev = inputs(name, channels, dtype)
         ours = run_kernel(program, tmp_path, prev, SPECS[name], chip=(4096, 1))
-        assert same(ours, torch.ops.varfast.dse_prior(prev, *SPECS[name])), dtype
+        assert same(ours, torch.ops.varfast.dse_prior(prev, *operator_of(SPECS[name]))), dtype
 
 
 @pytest.mark.slow
@@ -77,7 +77,7 @@ def test_address_sanitizer_finds_nothing(tmp_path: Path) -> None:
     watched = emulation.build(SOURCE, "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
     for name in ("matrix", "separable"):
         _, _, prev = inputs(name, 67, torch.bfloat16)
-        want = torch.ops.varfast.dse_prior(prev, *SPECS[name])
+        want = torch.ops.varfast.dse_prior(prev, *operator_of(SPECS[name]))
         assert same(run_kernel(watched, tmp_path, prev, SPECS[name]), want)
 
 

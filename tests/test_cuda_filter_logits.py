@@ -39,9 +39,8 @@ def check(program: Path, folder: Path, logits: Tensor, s: dict, threads: int = 6
     data = struct.pack("<Q5q", seed, threads, *logits.shape, DTYPES.index(logits.dtype))
     data += struct.pack("<3q2d", s["temperature_last"], s["top_k"], s["probs"], s["top_p"], s["min_p"])
     out = emulation.call(program, data + raw(s["temperature"]) + raw(logits), folder)
-    want = torch.ops.varfast.filter_logits(
-        logits, 0.0, s["temperature"], s["temperature_last"], s["top_k"], s["top_p"], None, s["min_p"], None, s["probs"]
-    )
+    numbers = {name: s[name] for name in ("temperature_last", "top_k", "top_p", "min_p", "probs")}
+    want = torch.ops.varfast.filter_logits(logits, **numbers, temperature_tensor=s["temperature"])
     assert same(torch.frombuffer(bytearray(out), dtype=torch.float32).view(want.shape), want), s
 
 

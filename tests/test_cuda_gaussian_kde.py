@@ -49,7 +49,7 @@ def check(program: Path, folder: Path, points: Tensor, samples: Tensor, codebook
     y = reference.as_rows(samples, table).double()
     for log in (False, True):
         got = call(program, folder, points, samples, codebook, weights, bandwidth, log, False, seed)
-        want = reference.gaussian_kde(x, y, None, weights, bandwidth, log)
+        want = reference.gaussian_kde(x, y, None, weights, 1.0, log, bandwidth)
         torch.testing.assert_close(
             got.double(), want, rtol=1e-6 if log else 1e-5, atol=1e-5 if log else 1e-37, equal_nan=True
         )

@@ -6,7 +6,7 @@ from pathlib import Path
 import emulation
 import pytest
 import torch
-from calls import SPECS, guidance_bytes, inputs, same
+from calls import SPECS, guidance_bytes, guide_of, inputs, same
 from cases import DTYPES, TOLERANCE, error, randn
 from torch import Tensor
 
@@ -34,7 +34,7 @@ def run_kernel(
 
 
 def cpu_kernel(cond: Tensor, uncond: Tensor | None, prev: Tensor | None, spec: tuple, t: tuple, beta: tuple) -> tuple:
-    return torch.ops.varfast.guide(cond, uncond, prev, *spec[:2], *t, *beta, *spec[2:])
+    return torch.ops.varfast.guide(cond, uncond, prev, *guide_of(spec, t, beta))
 
 
 def strengths(form: str, batch: int, length: int) -> tuple[float, Tensor | None]:
@@ -83,10 +83,10 @@ def test_bits_of_the_cpu_kernel_without_a_prior(program: Path, tmp_path: Path, c
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_agrees_with_the_float64_reference(program: Path, tmp_path: Path, dtype: torch.dtype) -> None:
     for name in ("matrix", "separable"):
-        prev_hw, hw, *rest = SPECS[name]
+        prev_hw, hw, *_ = SPECS[name]
         cond, uncond, prev = (randn(1, h * w, 33, seed=i, dtype=dtype) for i, (h, w) in enumerate((hw, hw, prev_hw)))
         ours = run_kernel(program, tmp_path, cond, uncond, prev, SPECS[name], NUMBER, NUMBER)
-        want = reference(cond.double(), uncond.double(), prev.double(), prev_hw, hw, *NUMBER, *NUMBER, *rest)
+        want = reference(cond.double(), uncond.double(), prev.double(), *guide_of(SPECS[name], NUMBER, NUMBER))
         for mine, other in zip(ours, want, strict=True):
             assert error(mine, other) < TOLERANCE[dtype]
 

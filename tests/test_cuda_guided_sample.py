@@ -8,11 +8,12 @@ from typing import NamedTuple
 import emulation
 import pytest
 import torch
-from calls import SPECS, drawing_bytes, from_bytes, guidance_bytes, inputs, read_draws, same
+from calls import SPECS, drawing_bytes, from_bytes, guidance_bytes, guide_of, inputs, read_draws, same, sample_of
 from cases import DTYPES, error, randn
 from torch import Tensor
 
 from varfast.reference.guided_sample import guided_sample as reference
+from varfast.schemas import GuidedSample
 
 pytestmark = pytest.mark.source_tree
 
@@ -55,25 +56,22 @@ def run_kernel(program: Path, folder: Path, call: Call, chip: tuple[int, int], t
 
 
 def schema_arguments(call: Call) -> tuple:
-    cond, uncond, prev, spec, t, beta = call.guidance
-    s = call.setting
-    return (
-        cond, uncond, prev, *spec[:2], *t, *beta, *spec[2:], SEEDS, call.positions, call.groups, s["stream"],
-        s["purpose"], 0.0, s["temperature"], s["temperature_last"], s["top_k"], s["top_p"], None, s["min_p"], None,
-        s["draws"], call.with_cfg, s["with_stats"],
-    )  # fmt: skip
+    cond, uncond, prev, *numbers = call.guidance
+    guide, sample = guide_of(*numbers), sample_of(call.setting)
+    numbers = GuidedSample(*guide[:6], call.with_cfg, *sample[:9], call.groups, *guide[6:], *sample[9:])
+    return cond, SEEDS, uncond, prev, call.positions, *numbers
 
 
 def check(program: Path, folder: Path, call: Call, chip: tuple[int, int], **how: int) -> tuple[int, ...]:
     shape, (ids, logprobs, kept, entropy, cfg) = run_kernel(program, folder, call, chip, **how)
     want = torch.ops.varfast.guided_sample(*schema_arguments(call))
-    assert torch.equal(ids, want[0]), call.setting
+    assert torch.equal(ids, want.pop(0)), call.setting
     if call.with_cfg:
-        assert same(cfg, want[1])
+        assert same(cfg, want.pop(0))
     if call.setting["with_stats"]:
-        assert torch.equal(kept, want[3])
-        torch.testing.assert_close(logprobs, want[2], atol=1e-6, rtol=1e-6, equal_nan=True)
-        torch.testing.assert_close(entropy, want[4], atol=1e-6, rtol=1e-6, equal_nan=True)
+        assert torch.equal(kept, want[1])
+        torch.testing.assert_close(logprobs, want[0], atol=1e-6, rtol=1e-6, equal_nan=True)
+        torch.testing.assert_close(entropy, want[2], atol=1e-6, rtol=1e-6, equal_nan=True)
     return shape
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import emulation
 import pytest
 import torch
-from calls import drawing_bytes, raw, read_draws
+from calls import drawing_bytes, raw, read_draws, sample_of
 from cases import DTYPES
 from samples import ADVERSARIAL
 from torch import Tensor
@@ -49,10 +49,7 @@ def check(program: Path, folder: Path, logits: Tensor, setting: dict) -> None:
     positions = torch.arange(rows) * 3 + 2**31
     s = setting
     ours = run_kernel(program, folder, logits, seeds, positions, s)
-    want = torch.ops.varfast.sample(
-        logits, seeds, positions, s["stream"], s["purpose"], 0.0, s["temperature"], s["temperature_last"],
-        s["top_k"], s["top_p"], None, s["min_p"], None, s["draws"], s["with_stats"],
-    )  # fmt: skip
+    want = torch.ops.varfast.sample(logits, seeds, positions, *sample_of(s))
     assert torch.equal(ours[0], want[0]), s
     if not s["with_stats"]:
         return

@@ -61,8 +61,8 @@ def check(
 ) -> None:
     seeds = torch.arange(len(scores)) * 7919 - 2**40
     want = torch.ops.varfast.select_candidate(
-        scores, rows if ids is None else ids, None if ids is None else rows, seeds, s["rule"], s["alpha"], s["keep"],
-        s["min_distance"], s["stream"], order,
+        scores, seeds, rows if ids is None else ids, None if ids is None else rows, order, s["rule"], s["alpha"],
+        s["keep"], s["min_distance"], s["stream"],
     )  # fmt: skip
     for got, exact in zip(run_kernel(program, folder, scores, rows, ids, order, seeds, s), want, strict=True):
         assert torch.equal(got, exact), s

@@ -48,7 +48,7 @@ def check(program: Path, folder: Path, x: Tensor, beta: float, alpha: float = 1.
           rank: int | None = None, relative: bool = True, bound: float = 2e-7, seed: int = 0) -> None:  # fmt: skip
     betas = torch.full((len(x),), beta, dtype=torch.float64)
     y, sigma = call(program, folder, x, betas, alpha, amplify, rank, relative, seed)
-    exact, values = reference(x.double(), 0.0, betas, alpha, None, amplify, rank, relative)
+    exact, values = reference(x.double(), 0.0, alpha, amplify, rank, relative, betas)
     assert torch.equal(y.isnan(), exact.isnan()) and torch.equal(sigma.isnan(), values.isnan())
     y, exact, sigma, values = (t.nan_to_num(0.0) for t in (y.double(), exact, sigma.double(), values))
     norm = exact.flatten(1).norm(dim=1).clamp_min(1e-300)

@@ -242,10 +242,10 @@ def test_gradcheck_of_gaussian_kde(log: bool) -> None:
     points, samples, table = (x[:, :, :3].double().requires_grad_() for x in (X, U, P))
     h = torch.tensor([0.7, 1.1], dtype=torch.float64, requires_grad=True)
     weights = (torch.rand(B, L, dtype=torch.float64) + 0.1).requires_grad_()
-    assert gradcheck(lambda x, h: Exact.apply(x, None, None, None, h, log), (points, h))
-    assert gradcheck(lambda x, y, w, h: Exact.apply(x, y, None, w, h, log), (points, samples, weights, h))
+    assert gradcheck(lambda x, h: Exact.apply(x, None, None, None, 1.0, log, h), (points, h))
+    assert gradcheck(lambda x, y, w, h: Exact.apply(x, y, None, w, 1.0, log, h), (points, samples, weights, h))
     more = IDS.flip(1)[:, :4]
-    of_ids = lambda c, w, h: Exact.apply(IDS, more, c, w[:, :4], h, log)  # noqa: E731
+    of_ids = lambda c, w, h: Exact.apply(IDS, more, c, w[:, :4], 1.0, log, h)  # noqa: E731
     assert gradcheck(of_ids, (table[0].detach().requires_grad_(), weights, h))
 
 

@@ -86,7 +86,7 @@ def test_nearest_takes_torchs_source_cell_for_every_pair_of_sides_up_to_64():
         line = torch.arange(float(m))
         for n in range(1, 65):
             want = F.interpolate(line[None, None], n, mode="nearest")[0, 0]
-            got = reference(line[None, :, None], (m, 1), (n, 1), "nearest", "bilinear", (1, 1))[0, :, 0]
+            got = reference(line[None, :, None], m, 1, n, 1, "nearest")[0, :, 0]
             assert torch.equal(got, want)
             native = dse_prior(line[None, :, None], prev_hw=(m, 1), hw=(n, 1), prior="nearest")[0, :, 0]
             assert torch.equal(native, want), (m, n)
@@ -130,7 +130,7 @@ def test_agrees_with_the_float64_reference(prev_hw, hw, dtype):
     for prior in PRIORS:
         got = dse_prior(prev, prev_hw=prev_hw, hw=hw, prior=prior)
         assert got.dtype == dtype and got.shape == (3, math.prod(hw), 33)
-        assert error(got, reference(prev.double(), prev_hw, hw, prior, "bilinear", cutoff)) < TOLERANCE[dtype]
+        assert error(got, reference(prev.double(), *prev_hw, *hw, prior, "bilinear", cutoff)) < TOLERANCE[dtype]
 
 
 @pytest.mark.parametrize("channels", CHANNELS)
@@ -176,7 +176,7 @@ def test_non_finite_channels_are_flagged_and_leave_the_others_alone(simd, prev_h
     clean[0, :, 2] = -math.inf
     assert torch.equal(got.nan_to_num(nan=7.0), clean.nan_to_num(nan=7.0))
     cutoff = [min(pair) for pair in zip(prev_hw, hw, strict=True)]
-    want = reference(prev, prev_hw, hw, prior, "bilinear", cutoff)
+    want = reference(prev, *prev_hw, *hw, prior, "bilinear", cutoff)
     assert torch.equal(got.isnan(), want.isnan()) and torch.equal(got == -math.inf, want == -math.inf)
 
 
@@ -189,7 +189,7 @@ def test_gradient_is_autograds_through_the_reference(prev_hw, hw, prior, dtype):
     dse_prior(prev, prev_hw=prev_hw, hw=hw, prior=prior).backward(out_grad)
     exact = prev.detach().double().requires_grad_()
     cutoff = [min(pair) for pair in zip(prev_hw, hw, strict=True)]
-    reference(exact, prev_hw, hw, prior, "bilinear", cutoff).backward(out_grad.double())
+    reference(exact, *prev_hw, *hw, prior, "bilinear", cutoff).backward(out_grad.double())
     assert prev.grad.dtype == dtype and error(prev.grad, exact.grad) < TOLERANCE[dtype]
 
 
@@ -198,7 +198,7 @@ def test_autocast_reaches_neither_the_reference_nor_the_gradient():
 
     def both() -> tuple:
         (slope,) = torch.autograd.grad(dse_prior(prev, prev_hw=(6, 6), hw=(8, 8)), prev, grad)
-        return reference(prev, (6, 6), (8, 8), "dse", "bilinear", (6, 6)), slope
+        return reference(prev, 6, 6, 8, 8), slope
 
     with torch.autocast("cpu", torch.bfloat16):
         got = both()

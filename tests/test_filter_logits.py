@@ -11,13 +11,15 @@ from samples import ADVERSARIAL
 from varfast import ops
 from varfast.ops import filter_logits, sample
 from varfast.reference.filter_logits import filter_logits as _reference
+from varfast.schemas import FilterLogits
 
 SEEDS = torch.tensor([3, -7])
 
 
-def reference(logits, *, probs=False, temperature=1.0, temperature_last=False, top_k=0, top_p=0.0, min_p=0.0):
-    split = [(0.0, x.double()) if isinstance(x, torch.Tensor) else (x, None) for x in (temperature, top_p, min_p)]
-    return _reference(logits, *split[0], temperature_last, top_k, *split[1], *split[2], probs)
+def reference(logits, **options):
+    tensors = {f"{name}_tensor": x.double() for name, x in options.items() if isinstance(x, torch.Tensor)}
+    numbers = {name: x for name, x in options.items() if not isinstance(x, torch.Tensor)}
+    return _reference(logits, *FilterLogits(**numbers, **tensors))
 
 
 def same(got: torch.Tensor, want: torch.Tensor) -> bool:
@@ -100,8 +102,8 @@ def test_compiles_into_one_graph():
 
 def test_opcheck():
     logits = randn(2, 3, 11)
-    for rest in ((1.5, None, False, 3, 0.9, None, 0.0, None, False), (0.0, SEEDS.double().abs(), True, 0, 0.0, None,
-                                                                     0.1, None, True)):  # fmt: skip
+    pair = SEEDS.double().abs()
+    for rest in ((1.5, 3, 0.9), FilterLogits(min_p=0.1, temperature_last=True, probs=True, temperature_tensor=pair)):
         torch.library.opcheck(torch.ops.varfast.filter_logits, (logits, *rest))
 
 

@@ -18,7 +18,7 @@ def exact(points, samples=None, codebook=None, weights=None, h=None, log=False) 
     x = reference.as_rows(points, codebook).double()
     y = x if samples is None else reference.as_rows(samples, codebook).double()
     h = silverman(y, weights) if h is None else torch.full((x.shape[0],), h, dtype=torch.float64)
-    return reference.gaussian_kde(x, y, None, weights, h, log)
+    return reference.gaussian_kde(x, y, None, weights, 1.0, log, h)
 
 
 def silverman(y: Tensor, weights: Tensor | None = None, n: float | None = None) -> Tensor:
@@ -223,7 +223,7 @@ def test_under_a_vast_bandwidth_every_sample_that_counts_is_1(simd):
             options = {"bandwidth": h, "log": log, "weights": weights}
             torch.testing.assert_close(gaussian_kde(points, samples, **options), torch.full((2, 3), want))
             scale = torch.full((2,), h, dtype=torch.float64)
-            same = reference.gaussian_kde(points, samples, None, weights, scale, log)
+            same = reference.gaussian_kde(points, samples, None, weights, 1.0, log, scale)
             torch.testing.assert_close(same, torch.full((2, 3), want))
             bits = gaussian_kde(points > 0, samples > 0, **options)
             torch.testing.assert_close(bits, torch.full((2, 3), want))
@@ -243,7 +243,7 @@ def test_not_a_number(simd):
         weights[1, 200] = 0
         kept = gaussian_kde(points, samples, bandwidth=1.0, log=log, weights=weights)
         assert kept.isnan().sum() == 1 and torch.equal(kept[0, :3], clean[0, :3])
-        same = reference.gaussian_kde(points, samples, None, weights, torch.ones(2).double(), log)
+        same = reference.gaussian_kde(points, samples, None, weights, 1.0, log)
         assert torch.equal(same.isnan(), kept.isnan())
 
 
@@ -253,9 +253,9 @@ def test_gradients():
     weights, h, codebook = torch.rand(2, 7) + 0.1, torch.tensor([0.7, 1.1], dtype=torch.float64), torch.randn(6, 3)
     ids, more = torch.randint(0, 6, (2, 5)), torch.randint(0, 6, (2, 7))
     cases = {
-        "all": (lambda x, y, w, b, log: (x, y, None, w, b, log), [points, samples, weights, h]),
-        "self": (lambda x, b, log: (x, None, None, None, b, log), [points, h]),
-        "codebook": (lambda c, w, b, log: (ids, more, c, w, b, log), [codebook, weights, h]),
+        "all": (lambda x, y, w, b, log: (x, y, None, w, 1.0, log, b), [points, samples, weights, h]),
+        "self": (lambda x, b, log: (x, None, None, None, 1.0, log, b), [points, h]),
+        "codebook": (lambda c, w, b, log: (ids, more, c, w, 1.0, log, b), [codebook, weights, h]),
     }
     for arguments, inputs in cases.values():
         for log in (False, True):
@@ -263,7 +263,7 @@ def test_gradients():
             theirs = [x.double().clone().requires_grad_() for x in inputs]
             probe = torch.randn(2, 5)
             (torch.ops.varfast.gaussian_kde(*arguments(*mine, log)) * probe).sum().backward()
-            points_, samples_, table, w, b, _ = arguments(*theirs, log)
+            points_, samples_, table, w, _, _, b = arguments(*theirs, log)
             x = reference.as_rows(points_, table)
             y = x if samples_ is None else reference.as_rows(samples_, table)
             kernel = torch.exp(-(x[:, :, None] - y[:, None]).square().sum(-1) / (2 * b[:, None, None] ** 2))
@@ -297,9 +297,9 @@ def test_opcheck():
     points, ids, codebook = torch.randn(2, 5, 3), torch.randint(0, 6, (2, 5)), torch.randn(6, 3)
     h, weights = torch.ones(2, dtype=torch.float64), torch.rand(2, 5)
     ops = torch.ops.varfast
-    torch.library.opcheck(ops.gaussian_kde, (points.requires_grad_(), None, None, weights, h, True))
-    torch.library.opcheck(ops.gaussian_kde, (ids, ids[:, :3], codebook.requires_grad_(), None, h, False))
-    torch.library.opcheck(ops.gaussian_kde, (torch.rand(2, 5, 9) < 0.5, None, None, weights.requires_grad_(), h, False))
+    torch.library.opcheck(ops.gaussian_kde, (points.requires_grad_(), None, None, weights, 1.0, True, h))
+    torch.library.opcheck(ops.gaussian_kde, (ids, ids[:, :3], codebook.requires_grad_(), None, 1.0, False, h))
+    torch.library.opcheck(ops.gaussian_kde, (torch.rand(2, 5, 9) < 0.5, None, None, weights.requires_grad_(), 0.7))
     torch.library.opcheck(ops.gaussian_kde_sigma, (points, None, weights))
     torch.library.opcheck(ops.gaussian_kde_sigma, (ids, codebook, None))
 

@@ -30,8 +30,8 @@ def exact(cond, uncond, prev, prev_hw, hw, t, beta, prior="dse"):
     """The reference in float64."""
     double = [None if x is None else x.double() for x in (cond, uncond, prev)]
     split = [(0.0, x.double()) if isinstance(x, torch.Tensor) else (x, None) for x in (t, beta)]
-    cutoff = [min(pair) for pair in zip(prev_hw, hw, strict=True)]
-    return reference(*double, prev_hw, hw, *split[0], *split[1], prior, "bilinear", cutoff)
+    (t, t_tensor), (beta, beta_tensor) = split
+    return reference(*double, *prev_hw, *hw, t, beta, prior, "bilinear", None, "energy", t_tensor, beta_tensor)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -315,7 +315,7 @@ def test_rows_are_addressed_in_64_bits():
         ({"uncond": 1.0}, TypeError, "uncond must be a tensor"),
         ({"uncond": None}, ValueError, "t must be 0 without uncond .* got 1.5"),
         ({"uncond": None, "t": torch.zeros(2)}, ValueError, "t must be 0 without uncond .* got a tensor"),
-        ({"prev": torch.zeros(2, 3, 5)}, ValueError, r"prev must have shape \(2, 2, 5\), got \(2, 3, 5\)"),
+        ({"prev": torch.zeros(2, 3, 5)}, ValueError, r"prev must have 2 positions for prev_hw \(1, 2\), got 3"),
         ({"prev": torch.zeros(1, 2, 5)}, ValueError, r"prev must have shape \(2, 2, 5\), got \(1, 2, 5\)"),
         ({"prev": torch.zeros(2, 2, 5).half()}, TypeError, "prev must have cond's dtype"),
         ({"hw": None}, ValueError, "hw and prev_hw must be given with prev"),

@@ -12,6 +12,7 @@ from rows import assert_same, settings
 
 from varfast.ops import guide, guided_sample, sample
 from varfast.reference.guided_sample import guided_sample as reference
+from varfast.schemas import GuidedSample
 
 SEEDS = torch.tensor([3, -7, 2**40])
 
@@ -89,18 +90,17 @@ def test_agrees_with_the_reference(prev_hw, hw, groups, vocab):
     parts = inputs(prev_hw, hw, groups * vocab)
     options = {"top_k": max(1, vocab // 3), "top_p": 0.9}
     got = guided_sample(*parts, seeds=SEEDS, prev_hw=prev_hw, hw=hw, t=1.5, beta=0.7, groups=groups, **options)
-    cutoff = [min(pair) for pair in zip(prev_hw, hw, strict=True)]
-    given = (prev_hw, hw, 1.5, None, 0.7, None, "dse", "bilinear", cutoff, SEEDS, None, groups, 0, 0)
-    want = reference(*parts, *given, 1.0, None, False, options["top_k"], 0.9, None, 0.0, None, 1, False, False)[0]
+    cond, uncond, prev = parts
+    numbers = GuidedSample(*prev_hw, *hw, 1.5, 0.7, groups=groups, **options)
+    (want,) = reference(cond, SEEDS, uncond, prev, None, *numbers)
     assert (got != want).float().mean() <= 0.002
 
 
 def test_without_a_prior_it_is_the_references_tokens_exactly(simd):
     cond, uncond, _ = inputs((1, 1), (5, 7), 131)
     got = guided_sample(cond, uncond, seeds=SEEDS, t=1.5, top_p=0.9, return_logprobs=True)
-    given = ((1, 1), (1, 1), 1.5, None, 0.0, None, "dse", "bilinear", (1, 1), SEEDS, None, 1, 0, 0)
-    want = reference(cond, uncond, None, *given, 1.0, None, False, 0, 0.9, None, 0.0, None, 1, False, True)
-    assert_same(got, (want[0], *want[2:]))
+    want = reference(cond, SEEDS, uncond, None, None, *GuidedSample(t=1.5, top_p=0.9, with_stats=True))
+    assert_same(got, tuple(want))
 
 
 @pytest.mark.parametrize("prev_hw, hw, groups, vocab", (GUIDED[1], GUIDED[3], ((5, 7), (11, 13), 1, 257)))
@@ -230,7 +230,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
         ({"groups": 0}, ValueError, "groups must lie in .* got 0"),
         ({"groups": 1.5}, TypeError, "groups must be an int, got float"),
         ({"uncond": None}, ValueError, "t must be 0 without uncond"),
-        ({"prev": torch.zeros(2, 3, 6)}, ValueError, r"prev must have shape \(2, 2, 6\)"),
+        ({"prev": torch.zeros(2, 3, 6)}, ValueError, r"prev must have 2 positions for prev_hw \(1, 2\), got"),
         ({"hw": (2, 4)}, ValueError, "hw .* has 8 positions, cond has 6"),
         ({"t": torch.zeros(2, 18)}, ValueError, "t must be a number or a tensor"),
         ({"beta": "0.5"}, TypeError, "beta must be a number or a tensor, got str"),

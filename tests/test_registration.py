@@ -11,7 +11,7 @@ from native import compile_cpp, flags, torch_flags, torch_libraries
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_map
 
-from varfast import ops
+from varfast import ops, schemas
 from varfast.reference import (
     dse_prior,
     filter_logits,
@@ -25,13 +25,14 @@ from varfast.reference import (
 from varfast.reference import spectral_reweight as spectral
 
 SEEDS = torch.tensor([3, -7])
-GRIDS = ([2, 3], [5, 7])
-PRIOR = ("dse", "bicubic", [1, 2])
+GRIDS = (2, 3, 5, 7)
+PRIOR = ("dse", "bicubic", [1, 2], "verbatim")
 HALF = torch.tensor([1.5, 0.5], dtype=torch.float64)
 POSITIONS = torch.arange(70).reshape(2, 35) + 11
-FILTERS = (1.5, None, True, 7, 0.9, None, 0.0, HALF / 100)
-SAMPLING = (*FILTERS, 3, True)  # with the returned map, and with or without the statistics
-FIRST_SCALE = (None, *GRIDS)  # no prev: the reference's prior is rounded elsewhere, and ids are compared exactly
+FILTERS = {"temperature": 1.5, "top_k": 7, "top_p": 0.9, "temperature_last": True, "min_p_tensor": HALF / 100}
+FIRST_SCALE = {"prev_h": 2, "prev_w": 3, "h": 5, "w": 7, "interp": "bicubic", "cutoff": [1, 2]}  # and no prev: the
+# reference's prior is rounded elsewhere, and ids are compared exactly
+DRAWS = {"stream": 3, "draws": 3, "purpose": 5}
 IDS = torch.arange(22).reshape(2, 11) % 13
 
 
@@ -39,29 +40,44 @@ def maps(channels: int, rows: int = 35) -> torch.Tensor:
     return randn(2, rows, channels, seed=rows)
 
 
-KDE = (randn(2, 11, 5), randn(2, 7, 5, seed=1), None, randn(2, 7, seed=2).abs(), HALF)
+KDE = (randn(2, 11, 5), randn(2, 7, 5, seed=1), None, randn(2, 7, seed=2).abs())
 # op: its reference and argument lists in the schema's order.
 CALLS = {
     "dse_prior": (
         dse_prior.dse_prior,
-        [(maps(11, 6), *GRIDS, *PRIOR), (maps(11, 6), *GRIDS, "mean", "nearest", [0, 0])],
+        [
+            (maps(11, 6), *GRIDS, *PRIOR),
+            (maps(11, 6), *GRIDS, "dse", "bilinear", None, "verbatim-unnormalised"),
+            (maps(11, 6), *GRIDS),
+            (maps(11, 6), *GRIDS, "mean", "nearest", [0, 0]),
+        ],
     ),
     "guide": (
         guide.guide,
         [
-            (maps(11), maps(11) + 1, maps(11, 6), *GRIDS, 1.5, None, -3.0, None, *PRIOR),
-            (maps(11), maps(11) + 1, None, *GRIDS, 0.0, HALF, 0.0, -2 * HALF, *PRIOR),
+            (maps(11), maps(11) + 1, maps(11, 6), *GRIDS, 1.5, -3.0, *PRIOR),
+            (maps(11), maps(11) + 1, maps(11, 6), *GRIDS, 1.5, -3.0),
+            (maps(11), maps(11) + 1, None, *GRIDS, 0.0, 0.0, *PRIOR, HALF, -2 * HALF),
+            (maps(11),),
         ],
     ),
     "filter_logits": (
         filter_logits.filter_logits,
-        [(maps(13), *FILTERS, True), (maps(13), 0.0, HALF, False, 0, 0.0, HALF / 2, 0.1, None, True)],
+        [
+            (maps(13), *schemas.FilterLogits(**FILTERS, probs=True)),
+            (
+                maps(13),
+                *schemas.FilterLogits(0.0, min_p=0.1, probs=True, temperature_tensor=HALF, top_p_tensor=HALF / 2),
+            ),
+            (maps(13), 1.5, 7, 0.0, 0.0, False, True),
+        ],
     ),
     "sample": (
         sample.sample,
         [
-            (maps(13), SEEDS, POSITIONS, 3, 5, *FILTERS, 3, True),
-            (maps(13), SEEDS, None, 0, 0, 0.0, HALF, False, 0, 0.0, HALF / 2, 0.1, None, 1, False),
+            (maps(13), SEEDS, POSITIONS, *schemas.Sample(**FILTERS, **DRAWS, with_stats=True)),
+            (maps(13), SEEDS, None, *schemas.Sample(min_p=0.1, temperature_tensor=HALF, top_p_tensor=HALF / 2)),
+            (maps(13), SEEDS, None, 3, 1.5, 7),
         ],
     ),
     "guided_sample": (
@@ -69,57 +85,60 @@ CALLS = {
         [
             (
                 maps(26),
-                maps(26) + 1,
-                *FIRST_SCALE,
-                1.5,
-                None,
-                -3.0,
-                None,
-                *PRIOR,
                 SEEDS,
+                maps(26) + 1,
                 None,
-                2,
-                3,
-                5,
-                *SAMPLING,
-                True,
+                None,
+                *schemas.GuidedSample(
+                    **FIRST_SCALE, **FILTERS, **DRAWS, t=1.5, beta=-3.0, with_cfg=True, with_stats=True, groups=2
+                ),
             ),
-            (maps(13), None, *FIRST_SCALE, 0.0, None, 0.0, None, *PRIOR, SEEDS, POSITIONS, 1, 2, 4, *SAMPLING, False),
+            (maps(13), SEEDS, None, None, POSITIONS, *schemas.GuidedSample(**FIRST_SCALE, **FILTERS, with_cfg=True)),
+            (maps(13), SEEDS, maps(13) + 1, None, None, *schemas.GuidedSample(t_tensor=HALF, with_stats=True)),
+            (maps(13), SEEDS),
         ],
     ),
     "smooth_embed": (
         smooth_embed.smooth_embed,
         [
             (maps(13), randn(13, 11), SEEDS, maps(13).exp(), POSITIONS, 0.5, 1.5, 3, 7, 0.9),
-            (maps(13), randn(13, 11), SEEDS, None, None, 0.0, 0.5, 2, 0, 0.0),
+            (maps(13), randn(13, 11), SEEDS, None, None, 0.0, 0.5, 2),
             (maps(13), randn(13, 11), SEEDS, None, None, 0.0, 0.0, 2, 7, 0.0, HALF, 2 * HALF, HALF / 2),
         ],
     ),
     "gaussian_kde": (
         gaussian_kde.gaussian_kde,
-        [(*KDE, False), (*KDE, True), (IDS, None, randn(13, 5), None, HALF, False)],
+        [
+            (*KDE, 1.0, False, HALF),
+            (*KDE, 0.7, True),
+            (*KDE, 0.0, True, HALF[0]),
+            (IDS, None, randn(13, 5), None, 1.0, False, HALF),
+            (KDE[0],),
+        ],
     ),
     "gaussian_kde_sigma": (
         gaussian_kde.gaussian_kde_sigma,
-        [(KDE[0], None, None), (IDS, randn(13, 5), IDS.float() + 1)],
+        [(KDE[0],), (IDS, randn(13, 5), IDS.float() + 1)],
     ),
     "gaussian_kde_backward": (
         gaussian_kde.gaussian_kde_backward,
-        [(randn(2, 11, seed=3), gaussian_kde.gaussian_kde(*KDE, False), *KDE, False)],
+        [(randn(2, 11, seed=3), gaussian_kde.gaussian_kde(*KDE, 1.0, False, HALF), *KDE, HALF, False)],
     ),
     "select_candidate": (
         select_candidate.select_candidate,
         [
-            (randn(2, 11).abs(), randn(2, 11, 7, 5), None, SEEDS, "var", 1.5, 3, 2.5, 3, None),
-            (randn(2, 11).abs(), None, None, SEEDS, "infinity", 2.3, 5, 1.8, 1, None),
-            (randn(2, 11).abs(), randn(2, 11, 7, 5), None, SEEDS, "var", 0.0, 5, 0.0, 3, None, 2 * HALF, 6 * HALF),
+            (randn(2, 11).abs(), SEEDS, randn(2, 11, 7, 5), None, None, "var", 1.5, 3, 2.5, 3),
+            (randn(2, 11).abs(), SEEDS, None, None, None, "infinity", 2.3, 5, 1.8, 1),
+            (randn(2, 11).abs(), SEEDS, randn(2, 11, 7, 5), None, None, "var", 0.0, 5, 0.0, 3, 2 * HALF, 6 * HALF),
+            (randn(2, 11).abs(), SEEDS, randn(2, 11, 7, 5)),
         ],
     ),
     "spectral_reweight": (
         spectral.spectral_reweight,
         [
-            (maps(11, 7), 0.3, None, 1.5, None, False, 3, False),
-            (maps(11, 7), 0.0, HALF / 5, 0.0, HALF, True, None, True),
+            (maps(11, 7), 0.3, 1.5, False, 3),
+            (maps(11, 7), 0.0, 0.0, True, None, True, HALF / 5, HALF),
+            (maps(11, 7), 0.3),
         ],
     ),
 }

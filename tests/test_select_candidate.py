@@ -111,7 +111,7 @@ def test_kernel_is_the_reference(simd, rule):
         scores, candidates, codebook, seeds, (alpha, keep, apart, stream), order = random_problem(generator)
         options = {"alpha": alpha, "keep": keep, "top": keep, "min_distance": apart, "stream": stream, "order": order}
         got = select_candidate(scores, candidates, seeds, codebook=codebook, rule=rule, return_reps=True, **options)
-        want = reference(scores, candidates, codebook, seeds, rule, alpha, keep, apart, stream, order)
+        want = reference(scores, seeds, candidates, codebook, order, rule, alpha, keep, apart, stream)
         for mine, theirs in zip(got, want, strict=True):
             assert torch.equal(mine, theirs)
 
@@ -185,8 +185,8 @@ def test_edges():
 
 def test_opcheck_and_compile():
     op, ids, codebook = torch.ops.varfast.select_candidate, torch.randint(0, 9, (2, 8, 3)), torch.randn(9, 4)
-    torch.library.opcheck(op, (torch.rand(2, 8), ids, codebook, SEEDS[:2], "var", 2.3, 4, 1.8, 0, None))
-    torch.library.opcheck(op, (torch.rand(2, 8), None, None, SEEDS[:2], "infinity", 2.3, 4, 1.8, 0, None))
+    torch.library.opcheck(op, (torch.rand(2, 8), SEEDS[:2], ids, codebook, None, "var", 2.3, 4))
+    torch.library.opcheck(op, (torch.rand(2, 8), SEEDS[:2], None, None, None, "infinity", 2.3, 4))
 
     def choose(scores, candidates, seeds):
         return select_candidate(scores, candidates, seeds, return_reps=True)

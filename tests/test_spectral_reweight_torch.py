@@ -61,8 +61,8 @@ def test_opcheck(dtype: torch.dtype) -> None:
     op = torch.ops.varfast.spectral_reweight.default
     x = torch.randn(2, 4, 8).to(dtype).requires_grad_(dtype != torch.bfloat16)
     beta = torch.tensor([0.1, 0.2], dtype=torch.float64)
-    torch.library.opcheck(op, (x, 0.1, None, 1.0, None, False, None, False))
-    torch.library.opcheck(op, (x.mT, 0.0, beta, 1.0, None, True, 2, True))
+    torch.library.opcheck(op, (x, 0.1))
+    torch.library.opcheck(op, (x.mT, 0.0, 1.0, True, 2, True, beta))
 
 
 def test_compiles_to_one_graph_for_all_sizes() -> None:

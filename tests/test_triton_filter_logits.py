@@ -10,6 +10,7 @@ from samples import ADVERSARIAL
 from torch import Tensor
 
 import varfast.ops  # noqa: F401
+from varfast.schemas import FilterLogits
 
 pytestmark = pytest.mark.needs_triton
 
@@ -21,10 +22,10 @@ def check(logits: Tensor, rng: random.Random) -> None:
 
     batch, _, vocab = logits.shape
     tensor = torch.tensor([rng.choice([0.0, 0.7, 1.0]) for _ in range(batch)], dtype=torch.float64)
-    rest = (
-        rng.choice([0.0, 0.5, 1.0, 1.7]), tensor if rng.random() < 0.4 else None, rng.random() < 0.3,
-        rng.choice([0, 1, vocab // 2 + 1, vocab + 1]), rng.choice([0.0, 0.3, 0.96, 1.0]), None,
-        rng.choice([0.0, 0.05, 1.0]), None, rng.random() < 0.5,
+    rest = FilterLogits(
+        rng.choice([0.0, 0.5, 1.0, 1.7]), rng.choice([0, 1, vocab // 2 + 1, vocab + 1]),
+        rng.choice([0.0, 0.3, 0.96, 1.0]), rng.choice([0.0, 0.05, 1.0]), rng.random() < 0.3, rng.random() < 0.5,
+        tensor if rng.random() < 0.4 else None,
     )  # fmt: skip
     assert same(filter_logits(logits, *rest), torch.ops.varfast.filter_logits(logits, *rest)), rest
 

@@ -20,8 +20,9 @@ def check(points: Tensor, samples: Tensor | None, codebook: Tensor | None, weigh
     for h in (1e-6, 0.7, 3.0, 1e23):
         for log in (False, True):
             bandwidth = torch.full((len(points),), h, dtype=torch.float64)
-            got = gaussian_kde(points, samples, codebook, weights, bandwidth, log)
-            want = torch.ops.varfast.gaussian_kde(points, samples, codebook, weights, bandwidth, log)
+            numbers = (h, log) if log else (1.0, log, bandwidth)
+            got = gaussian_kde(points, samples, codebook, weights, *numbers)
+            want = torch.ops.varfast.gaussian_kde(points, samples, codebook, weights, *numbers)
             torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5 if log else 1e-37, equal_nan=True)
 
 

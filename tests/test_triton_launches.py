@@ -9,10 +9,11 @@ from collections.abc import Callable
 import interpreter
 import pytest
 import torch
-from calls import SPECS, same
+from calls import SPECS, guide_of, same
 from torch import Tensor
 
 import varfast.ops  # noqa: F401
+from varfast.schemas import FilterLogits, GuidedSample, Operator, Sample
 
 pytestmark = pytest.mark.needs_triton
 
@@ -35,12 +36,17 @@ def rows(vocab: int, full: bool) -> list[Callable[[], object]]:
     seeds = meta(2, dtype=torch.int64)
     positions = meta(2, 9, dtype=torch.int64) if full else None
     number = meta(2, dtype=torch.float64) if full else None
-    drawing = (0, 0, 0.9, number, False, 900, 0.9, number, 0.1, number)
-    prior = (None, (3, 3), (3, 3), 0.5, number, 0.5, number, "dct", "bilinear", (0, 0))
+    filters = {"temperature": 0.9, "top_k": 900, "top_p": 0.9, "min_p": 0.1}
+    tensors = {f"{name}_tensor": number for name in ("temperature", "top_p", "min_p")}
+    guidance = {"t": 0.5, "beta": 0.5, "t_tensor": number, "beta_tensor": number, "with_cfg": full}
+    draw, kept = (
+        Sample(**filters, **tensors, with_stats=full), FilterLogits(**filters, **tensors, probs=not full)
+    )  # fmt: skip
+    both = GuidedSample(**filters, **tensors, **guidance, with_stats=full)
     calls = [
-        lambda: sample(logits, seeds, positions, *drawing, 1, full),
-        lambda: filter_logits(logits, *drawing[2:], not full),
-        lambda: guided_sample(logits, logits if full else None, *prior, seeds, positions, 1, *drawing, 1, full, full),
+        lambda: sample(logits, seeds, positions, *draw),
+        lambda: filter_logits(logits, *kept),
+        lambda: guided_sample(logits, seeds, logits if full else None, None, positions, *both),
     ]
     if vocab <= 4096:  # beyond, the reference
         codebook = meta(vocab, 8)
@@ -54,10 +60,11 @@ def maps(full: bool) -> list[Callable[[], object]]:
 
     number = meta(2, dtype=torch.float64) if full else None
     out = []
-    for prev_hw, hw, *names in SPECS.values():
+    for spec in SPECS.values():
+        prev_hw, hw, *_ = spec
         dtype = torch.bfloat16 if full else torch.float32
         x, prev = meta(2, math.prod(hw), 4096, dtype=dtype), meta(2, math.prod(prev_hw), 4096, dtype=dtype)
-        arguments = (x, x if full else None, prev, prev_hw, hw, 0.5, number, 0.5, number, *names)
+        arguments = (x, x if full else None, prev, *guide_of(spec, (0.5, number), (0.5, number)))
         out.append(lambda arguments=arguments: guide(*arguments))
     return out
 
@@ -68,18 +75,18 @@ def densities() -> list[Callable[[], object]]:
     h, weights = meta(2, dtype=torch.float64), meta(2, 900)
     points, codebook, ids = meta(2, 900, 32), meta(4096, 32), meta(2, 900, dtype=torch.int64)
     return [
-        lambda: gaussian_kde(points, None, None, None, h, False),
-        lambda: gaussian_kde(points.bfloat16(), None, None, weights, h, True),
-        lambda: gaussian_kde(points.mT.contiguous().mT, None, None, weights, h, True),
-        lambda: gaussian_kde(ids, None, codebook, weights, h, False),
-        lambda: gaussian_kde(meta(2, 900, 45, dtype=torch.bool), None, None, None, h, False),
+        lambda: gaussian_kde(points, None, None, None, 1.0, False, h),
+        lambda: gaussian_kde(points.bfloat16(), None, None, weights, 1.0, True, h),
+        lambda: gaussian_kde(points.mT.contiguous().mT, None, None, weights, 1.0, True, h),
+        lambda: gaussian_kde(ids, None, codebook, weights, 1.0, False, h),
+        lambda: gaussian_kde(meta(2, 900, 45, dtype=torch.bool), None, None, None, 1.0, False, h),
     ]
 
 
 def spectra(sides: tuple[int, ...]) -> list[Callable[[], object]]:
     from varfast.triton_kernels.spectral_reweight import spectral_reweight
 
-    return [lambda n=n: spectral_reweight(meta(2, n, 256), 1.0, None, 1.0, None, False, None, True) for n in sides]
+    return [lambda n=n: spectral_reweight(meta(2, n, 256), 1.0, 1.0, False, None, True) for n in sides]
 
 
 def all_calls(vocabularies: tuple[int, ...], sides: tuple[int, ...]) -> list[Callable[[], object]]:
@@ -178,10 +185,10 @@ def rows_far_apart() -> None:
         prev = far[..., :4]
         prev.copy_(torch.randn(1, 130, 4, generator=torch.Generator().manual_seed(0)))
         for interp in ("bilinear", "nearest"):  # folded, and not
-            spec = ((13, 10), (2, 2), "dse", interp, (2, 2))
+            spec = Operator(13, 10, 2, 2, "dse", interp)
             assert same(dse_prior(prev, *spec), torch.ops.varfast.dse_prior(prev, *spec)), interp
         points, h = far[..., :2].mT, torch.full((1,), 8.0, dtype=torch.float64)  # the channels far apart
-        got, want = (f(points, None, None, None, h, False) for f in (gaussian_kde, torch.ops.varfast.gaussian_kde))
+        got, want = (f(points, None, None, None, 1.0, False, h) for f in (gaussian_kde, torch.ops.varfast.gaussian_kde))
         torch.testing.assert_close(got, want)
 
 

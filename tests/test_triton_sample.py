@@ -10,6 +10,7 @@ from samples import ADVERSARIAL
 from torch import Tensor
 
 import varfast.ops  # noqa: F401
+from varfast.schemas import Sample
 
 pytestmark = pytest.mark.needs_triton
 
@@ -46,12 +47,17 @@ def check(logits: Tensor, positions: Tensor | None, **rest: object) -> None:
     from varfast.triton_kernels.sample import sample
 
     seeds = torch.arange(logits.shape[0]) * 7919 - 2**40
-    ours = sample(logits, seeds, positions, *rest.values())
-    want = torch.ops.varfast.sample(logits, seeds, positions, *rest.values())
-    assert torch.equal(ours[0], want[0]), (logits, rest)
-    assert torch.equal(ours[2], want[2]), (logits, rest)
-    torch.testing.assert_close(ours[1], want[1], atol=1e-6, rtol=1e-6, equal_nan=True)
-    torch.testing.assert_close(ours[3], want[3], atol=1e-6, rtol=1e-6, equal_nan=True)
+    numbers = Sample(**rest)
+    ours, want = (
+        sample(logits, seeds, positions, *numbers),
+        torch.ops.varfast.sample(logits, seeds, positions, *numbers),
+    )
+    assert len(ours) == len(want)
+    for mine, theirs in zip(ours, want, strict=True):
+        if mine.dtype == torch.float32:
+            torch.testing.assert_close(mine, theirs, atol=1e-6, rtol=1e-6, equal_nan=True)
+        else:
+            assert torch.equal(mine, theirs), (logits, rest)
 
 
 def small_rows() -> None:
@@ -108,9 +114,7 @@ def test_empty_batch_launches_nothing() -> None:
     from varfast.triton_kernels.sample import sample
 
     logits, seeds = torch.zeros(0, 5, 8), torch.zeros(0, dtype=torch.int64)
-    ids, logprobs, kept, entropy = sample(
-        logits, seeds, None, 0, 0, 1.0, None, False, 0, 0.0, None, 0.0, None, 2, True
-    )  # fmt: skip
+    ids, logprobs, kept, entropy = sample(logits, seeds, None, *Sample(draws=2, with_stats=True))
     assert [tuple(x.shape) for x in (ids, logprobs, kept, entropy)] == [(0, 5, 2), (0, 5, 2), (0, 5), (0, 5)]
 
 

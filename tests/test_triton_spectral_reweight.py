@@ -19,9 +19,9 @@ def against_the_definition() -> None:
         x[1, -1] = x[1, 0]  # rank-deficient
         x[2] = 0
         for arguments in (
-            (1.0, None, 1.5, None, False, None, True),
-            (30.0, None, 1.0, None, False, None, True),
-            (0.0, torch.tensor([0.1, 0.2, 0.3], dtype=torch.float64), 1.0, None, True, 2, False),
+            (1.0, 1.5, False, None, True),
+            (30.0, 1.0, False, None, True),
+            (0.0, 1.0, True, 2, False, torch.tensor([0.1, 0.2, 0.3], dtype=torch.float64)),
         ):
             y, sigma = kernels.spectral_reweight(x, *arguments)
             exact, values = reference(x.double(), *arguments)
@@ -39,7 +39,7 @@ def special_images() -> None:
     x[1, 2, 3] = torch.nan
     x[2] *= 1e4
     x[3] = torch.diag(10.0 ** -torch.arange(6.0))
-    arguments = (2.0, None, 1.0, None, False, None, True)
+    arguments = (2.0, 1.0, False, None, True)
     y, sigma = kernels.spectral_reweight(x.bfloat16(), *arguments)
     exact, _ = reference(x.bfloat16().double(), *arguments)
     assert y.dtype == torch.bfloat16 and sigma.dtype == torch.float32

@@ -60,14 +60,14 @@ def waits(grids: tuple[tuple[int, int], ...], guidance: list[object], settings: 
 def test_no_scale_waits_for_the_device(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Covers the sampler, the guidance objects at every scale, our VAR and what the ops do in Python.
 
-    What an op's kernel does on a GPU is not seen, nor `.to(device)` where the device is the one already. Eight are left
-    whatever the scales: the numbers' one copy, `Sampler._check` at the end, and twice the three comparisons of labels
-    that are still on the host, by the sampler and by `VAR.begin`.
+    What an op's kernel does on a GPU is not seen, nor `.to(device)` where the device is the one already. Five are left
+    whatever the scales: the numbers' one copy, the check of what was drawn at the end, and the sampler's three
+    comparisons of labels that are still on the host.
     """
     for name in ("cpu", "numpy", "tolist"):  # on a CPU no torch op tells of them
         monkeypatch.setattr(Tensor, name, lambda *_, name=name: pytest.fail(f".{name}() waits"))
     few, many = (waits(grids, *METHODS[method](range(len(grids)))) for grids in (FEW, MANY))
-    assert few == many == {"aten::lift_fresh": 1, "aten::_local_scalar_dense": 7}
+    assert few == many == {"aten::lift_fresh": 1, "aten::_local_scalar_dense": 4}
 
 
 @pytest.mark.parametrize("wait", [lambda x: x[x > 0], lambda x: float(x.sum()), lambda x: x + torch.tensor([1.0])])

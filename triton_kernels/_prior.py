@@ -9,7 +9,6 @@ read once, and both axes have half the products. A target then shares its progra
 """
 
 import functools
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -17,6 +16,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 from varfast.triton_kernels._exact import EXACT
+
+from varfast.schemas import Operator
 
 # Targets and channels of a program: 16 values a thread with 4 warps.
 TARGETS, CHANNELS = 32, 64
@@ -42,10 +43,9 @@ class Prior(NamedTuple):
 
 
 @functools.lru_cache(maxsize=256)
-def _tables(device: torch.device, *spec: object) -> tuple[Tensor, Tensor, Tensor, bool]:
-    matrix, along_h, along_w, folded = torch.ops.varfast.dse_tables(
-        torch.empty(0, dtype=torch.float32, device="cpu"), *spec
-    )
+def _tables(device: torch.device, operator: Operator) -> tuple[Tensor, Tensor, Tensor, bool]:
+    like = torch.empty(0, dtype=torch.float32, device="cpu")
+    matrix, along_h, along_w, folded = torch.ops.varfast.dse_tables(like, *operator)
     return matrix.to(device), along_h.to(device), along_w.to(device), bool(folded)
 
 
@@ -192,15 +192,13 @@ def absent(positions: int) -> Prior:
     return Prior(None, 0, None, 0, 0, 0, 0, 0, 0, None, 1, positions, False, False)
 
 
-def make_prior(
-    prev: Tensor, prev_hw: Sequence[int], hw: Sequence[int], prior: str, interp: str, cutoff: Sequence[int]
-) -> Prior:
+def make_prior(prev: Tensor, operator: Operator) -> Prior:
     """The plan of a prior, all but its last product done."""
-    (m_h, m_w), (h, w) = prev_hw, hw
+    m_h, m_w, h, w = operator[:4]
     batch, sources, channels = prev.shape
     if prev.stride(2) != 1:
         prev = prev.contiguous()
-    matrix, along_h, along_w, folded = _tables(prev.device, (m_h, m_w), (h, w), prior, interp, tuple(cutoff))
+    matrix, along_h, along_w, folded = _tables(prev.device, operator._replace(cutoff=operator.known))
     flags = prev.new_empty(batch, channels, dtype=torch.float32)
     x = prev.new_empty(prev.shape, dtype=torch.float32) if folded else prev
     grid = (batch * triton.cdiv(channels, CHANNELS),)

@@ -15,6 +15,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from varfast.schemas import Filters, Sample
+
 _LOG2_E = 1.4426950408889634
 _LARGEST = 3.4028234663852886e38
 _ONE = 2147483648.0  # the weight of the largest token
@@ -52,18 +54,9 @@ def _of_numbers(temperature: float, temperature_last: bool, top_p: float, min_p:
     return Rules(None, 0, 0, float(np.float32(c_filter)), float(np.float32(c)), as_bits(drop), least)
 
 
-def make_rules(
-    temperature: float,
-    temperature_tensor: Tensor | None,
-    temperature_last: bool,
-    top_p: float,
-    top_p_tensor: Tensor | None,
-    min_p: float,
-    min_p_tensor: Tensor | None,
-    batch: int,
-    device: torch.device,
-) -> Rules:
+def make_rules(filters: Filters, batch: int, device: torch.device) -> Rules:
     """Rules of a call; the tensors are float64, 0-dim or (B,)."""
+    temperature, _, top_p, min_p, temperature_last, temperature_tensor, top_p_tensor, min_p_tensor = filters
     if temperature_tensor is None and top_p_tensor is None and min_p_tensor is None:
         return _of_numbers(temperature, temperature_last, top_p, min_p)
     given = ((temperature, temperature_tensor), (top_p, top_p_tensor), (min_p, min_p_tensor))
@@ -79,42 +72,26 @@ def make_rules(
 class Call(NamedTuple):
     """A call but for its logits: what sample returns, and a kernel's arguments from `rows` on."""
 
-    output: tuple[Tensor, Tensor, Tensor, Tensor]
+    output: list[Tensor]
     arguments: tuple[object, ...]
 
 
-def make_call(
-    rows_of: tuple[int, int, int],
-    seeds: Tensor,
-    positions: Tensor | None,
-    stream: int,
-    purpose: int,
-    temperature: float,
-    temperature_tensor: Tensor | None,
-    temperature_last: bool,
-    top_k: int,
-    top_p: float,
-    top_p_tensor: Tensor | None,
-    min_p: float,
-    min_p_tensor: Tensor | None,
-    draws: int,
-    with_stats: bool,
-) -> Call:
-    """`rows_of` is (batch, rows of an image, vocabulary); the rest is sample's."""
+def make_call(rows_of: tuple[int, int, int], seeds: Tensor, positions: Tensor | None, call: Sample) -> Call:
+    """`rows_of` is (batch, rows of an image, vocabulary)."""
     batch, length, vocab = rows_of
-    stats = (batch, length) if with_stats else (0, 0)
-    output = (
-        seeds.new_empty(batch, length, draws, dtype=torch.int64),
-        seeds.new_empty(*stats, draws if with_stats else 0, dtype=torch.float32),
-        seeds.new_empty(stats, dtype=torch.int32),
-        seeds.new_empty(stats, dtype=torch.float32),
-    )
-    numbers = (temperature, temperature_tensor, temperature_last, top_p, top_p_tensor, min_p, min_p_tensor)
-    rules = make_rules(*numbers, batch, seeds.device)
+    output = [seeds.new_empty(batch, length, call.draws)]
+    if call.with_stats:
+        output += [
+            seeds.new_empty(batch, length, call.draws, dtype=torch.float32),
+            seeds.new_empty(batch, length, dtype=torch.int32),
+            seeds.new_empty(batch, length, dtype=torch.float32),
+        ]
+    rules = make_rules(call.filters, batch, seeds.device)
     steps = (0, 0) if positions is None else (positions.stride(0) if positions.dim() == 2 else 0, positions.stride(-1))
+    stats = output[1:] if call.with_stats else (None, None, None)
     arguments = (
         batch * length, length, vocab, seeds, seeds.stride(0), positions, *steps, *rules,
-        stream, purpose, min(top_k, vocab), draws, output[0], *(output[1:] if with_stats else (None, None, None)),
+        call.stream, call.purpose, min(call.top_k, vocab), call.draws, output[0], *stats,
     )  # fmt: skip
     return Call(output, arguments)
 

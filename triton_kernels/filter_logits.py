@@ -1,5 +1,7 @@
 """filter_logits in Triton: rows that fit on chip as tiles, longer ones in blocks that are read again for each step."""
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -15,6 +17,8 @@ from varfast.triton_kernels.sample import (
     long_row,
     long_weights,
 )
+
+from varfast.schemas import FilterLogits
 
 
 @triton.jit(do_not_specialize=CHANGING)
@@ -69,32 +73,21 @@ def _filter_long(logits, image_step, row_step, step_v, rows, length, vocab,
         tl.store(out + token.to(tl.int64), value, mask=token < vocab)
 
 
-def filter_logits(
-    logits: Tensor,
-    temperature: float,
-    temperature_tensor: Tensor | None,
-    temperature_last: bool,
-    top_k: int,
-    top_p: float,
-    top_p_tensor: Tensor | None,
-    min_p: float,
-    min_p_tensor: Tensor | None,
-    probs: bool,
-) -> Tensor:
+def filter_logits(logits: Tensor, *numbers: Any) -> Tensor:
     """The op `varfast::filter_logits`."""
+    call = FilterLogits(*numbers)
     batch, length, vocab = logits.shape
     out = logits.new_empty(logits.shape, dtype=torch.float32)
     rows = batch * length
     if rows == 0:
         return out
-    numbers = (temperature, temperature_tensor, temperature_last, top_p, top_p_tensor, min_p, min_p_tensor)
-    rules = make_rules(*numbers, batch, logits.device)
-    arguments = (logits, *logits.stride(), rows, length, vocab, *rules, min(top_k, vocab), out)
+    rules = make_rules(call.filters, batch, logits.device)
+    arguments = (logits, *logits.stride(), rows, length, vocab, *rules, min(call.top_k, vocab), out)
     with torch.cuda.device_of(logits):
         tiles = tile_shape(rows, vocab, logits.device)
         if tiles is not None:
             grid, shape = tiles
-            _filter_tiles[grid](*arguments, PROBS=probs, **shape, **EXACT)
+            _filter_tiles[grid](*arguments, PROBS=call.probs, **shape, **EXACT)
         else:
-            _filter_long[(rows,)](*arguments, PROBS=probs, BLOCK=LONG_BLOCK, num_warps=8, **EXACT)
+            _filter_long[(rows,)](*arguments, PROBS=call.probs, BLOCK=LONG_BLOCK, num_warps=8, **EXACT)
     return out

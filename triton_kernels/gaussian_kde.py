@@ -104,11 +104,12 @@ def _arguments(points: Tensor, codebook: Tensor | None) -> tuple[object, ...]:
 
 def gaussian_kde(
     points: Tensor,
-    samples: Tensor | None,
-    codebook: Tensor | None,
-    weights: Tensor | None,
-    bandwidth: Tensor,
-    log: bool,
+    samples: Tensor | None = None,
+    codebook: Tensor | None = None,
+    weights: Tensor | None = None,
+    bandwidth: float = 1.0,
+    log: bool = False,
+    bandwidth_tensor: Tensor | None = None,
 ) -> Tensor:
     """As `varfast.reference.gaussian_kde.gaussian_kde`, for float32 and 16-bit rows, ids and bits."""
     x = _arguments(points, codebook)
@@ -118,11 +119,13 @@ def gaussian_kde(
     bits = codebook is None and points.dtype == torch.bool
     width = x[0].shape[-1]
     out = torch.empty(groups, queries, dtype=torch.float32, device=points.device)
+    h = out.new_full((groups,), bandwidth, dtype=torch.float64) if bandwidth_tensor is None else bandwidth_tensor
+    h = h.expand(groups).contiguous()
     programs = groups * triton.cdiv(queries, QUERIES)
     if programs:
         with torch.cuda.device_of(points):
             density_kernel[(programs,)](
-                *x, *y, weights, *((0, 0) if weights is None else weights.stride()), bandwidth.contiguous(), out,
+                *x, *y, weights, *((0, 0) if weights is None else weights.stride()), h, out,
                 queries, count, width, 0 if codebook is None else codebook.shape[0],
                 BITS=bits, LOG=log, M=QUERIES, N=SAMPLES,
             )  # fmt: skip

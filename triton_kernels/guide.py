@@ -4,7 +4,7 @@ Every operation is rounded by itself (enable_fp_fusion=False), in the order of c
 CPU's. prev is read again by each tile of 32 targets, from the L2 cache where that holds it.
 """
 
-from collections.abc import Sequence
+from typing import Any
 
 import torch
 import triton
@@ -12,6 +12,8 @@ import triton.language as tl
 from torch import Tensor
 from varfast.triton_kernels._exact import EXACT
 from varfast.triton_kernels._prior import CHANNELS, TARGETS, absent, make_prior, prior_tile, programs, split_program
+
+from varfast.schemas import Guide
 
 
 @triton.jit
@@ -75,49 +77,25 @@ def map_arguments(x: Tensor | None) -> tuple[Tensor | None, int, int]:
 
 
 def guide_into(
-    guided: Tensor,
-    cfg: Tensor | None,
-    cond: Tensor,
-    uncond: Tensor | None,
-    prev: Tensor | None,
-    prev_hw: Sequence[int],
-    hw: Sequence[int],
-    t: float,
-    t_tensor: Tensor | None,
-    beta: float,
-    beta_tensor: Tensor | None,
-    prior: str,
-    interp: str,
-    cutoff: Sequence[int],
+    guided: Tensor, cfg: Tensor | None, cond: Tensor, uncond: Tensor | None, prev: Tensor | None, numbers: Guide
 ) -> None:
     """Writes guided and, where it is asked for, cfg: contiguous (B, L, C) of any float type."""
     batch, length, channels = cond.shape
     if not cond.numel():
         return
     with torch.cuda.device_of(cond):
-        plan = absent(length) if prev is None else make_prior(prev, prev_hw, hw, prior, interp, cutoff)
+        plan = absent(length) if prev is None else make_prior(prev, numbers.operator)
         _guide[programs(batch, plan.groups, plan.targets, channels)](
             *map_arguments(cond), *map_arguments(uncond), *plan, channels,
-            *number_arguments(t, t_tensor), *number_arguments(beta, beta_tensor),
+            *number_arguments(numbers.t, numbers.t_tensor), *number_arguments(numbers.beta, numbers.beta_tensor),
             guided, cfg, P=TARGETS, C=CHANNELS, **EXACT,
         )  # fmt: skip
 
 
 def guide(
-    cond: Tensor,
-    uncond: Tensor | None,
-    prev: Tensor | None,
-    prev_hw: Sequence[int],
-    hw: Sequence[int],
-    t: float,
-    t_tensor: Tensor | None,
-    beta: float,
-    beta_tensor: Tensor | None,
-    prior: str,
-    interp: str,
-    cutoff: Sequence[int],
+    cond: Tensor, uncond: Tensor | None = None, prev: Tensor | None = None, *numbers: Any
 ) -> tuple[Tensor, Tensor]:
     """The op `varfast::guide`."""
     guided, cfg = cond.new_empty(cond.shape), cond.new_empty(cond.shape)
-    guide_into(guided, cfg, cond, uncond, prev, prev_hw, hw, t, t_tensor, beta, beta_tensor, prior, interp, cutoff)
+    guide_into(guided, cfg, cond, uncond, prev, Guide(*numbers))
     return guided, cfg

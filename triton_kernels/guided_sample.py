@@ -4,7 +4,6 @@ With a prior the guided logits pass through memory once, 8 bytes a logit. Kept o
 all of prev (169 rows of the 13 x 13 grid) for itself; tiles of 32 targets and 64 channels share it.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,6 +15,8 @@ from varfast.triton_kernels._exact import EXACT
 from varfast.triton_kernels._rules import load_rule, make_call
 from varfast.triton_kernels.guide import combine, guide_into, map_arguments, number_arguments, per_position
 from varfast.triton_kernels.sample import CHANGING, draw_tile, locate, sample
+
+from varfast.schemas import GuidedSample
 
 
 @triton.jit(do_not_specialize=CHANGING)
@@ -45,44 +46,30 @@ def _combine_and_sample(cond, cond_image, cond_row, uncond, uncond_image, uncond
 
 def guided_sample(
     cond: Tensor,
-    uncond: Tensor | None,
-    prev: Tensor | None,
-    prev_hw: Sequence[int],
-    hw: Sequence[int],
-    t: float,
-    t_tensor: Tensor | None,
-    beta: float,
-    beta_tensor: Tensor | None,
-    prior: str,
-    interp: str,
-    cutoff: Sequence[int],
     seeds: Tensor,
-    positions: Tensor | None,
-    groups: int,
+    uncond: Tensor | None = None,
+    prev: Tensor | None = None,
+    positions: Tensor | None = None,
     *rest: Any,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The op `varfast::guided_sample`; `rest` is sample's arguments from `stream` to `draws`, with_cfg, with_stats."""
-    *sampling, with_cfg, with_stats = rest
+) -> list[Tensor]:
+    """The op `varfast::guided_sample`."""
+    numbers = GuidedSample(*rest)
     batch, length, channels = cond.shape
-    shape = (batch, length * groups, channels // groups)
-    cfg = cond.new_empty(cond.shape if with_cfg else (0, 0, 0))
-    kept_cfg = cfg if with_cfg else None
+    shape = (batch, length * numbers.groups, channels // numbers.groups)
+    cfg = cond.new_empty(cond.shape) if numbers.with_cfg else None
     tiles = tile_shape(shape[0] * shape[1], shape[2], cond.device) if prev is None else None
     if tiles is not None:
-        call = make_call(shape, seeds, positions, *sampling, with_stats)
+        call = make_call(shape, seeds, positions, numbers.sample)
         if cond.numel():
             grid, block = tiles
             with torch.cuda.device_of(cond):
                 _combine_and_sample[grid](
-                    *map_arguments(cond), *map_arguments(uncond), *number_arguments(t, t_tensor), kept_cfg, groups,
-                    *call.arguments, **block, **EXACT,
+                    *map_arguments(cond), *map_arguments(uncond), *number_arguments(numbers.t, numbers.t_tensor), cfg,
+                    numbers.groups, *call.arguments, **block, **EXACT,
                 )  # fmt: skip
-        ids, logprobs, kept, entropy = call.output
+        ids, *stats = call.output
     else:
         guided = cond.new_empty(cond.shape, dtype=torch.float32)
-        guide_into(
-            guided, kept_cfg, cond, uncond, prev, prev_hw, hw,
-            t, t_tensor, beta, beta_tensor, prior, interp, cutoff,
-        )  # fmt: skip
-        ids, logprobs, kept, entropy = sample(guided.view(shape), seeds, positions, *sampling, with_stats)
-    return ids, cfg, logprobs, kept, entropy
+        guide_into(guided, cfg, cond, uncond, prev, numbers.guide)
+        ids, *stats = sample(guided.view(shape), seeds, positions, *numbers.sample)
+    return [ids, *([] if cfg is None else [cfg]), *stats]

@@ -23,6 +23,8 @@ from varfast.triton_kernels._exact import (
 )
 from varfast.triton_kernels._rules import load_rule, make_call
 
+from varfast.schemas import Sample
+
 LONG_BLOCK = 4096
 
 # Numbers that change from scale to scale: without this, 1 and multiples of 16 would each compile a kernel of their own.
@@ -241,10 +243,10 @@ def _sample_long(logits, image_step, row_step, step_v, rows, length, vocab, seed
             tl.store(entropy + row, float("nan"))
 
 
-def sample(logits: Tensor, seeds: Tensor, positions: Tensor | None, *rest: Any) -> tuple[Tensor, ...]:
-    """The op `varfast::sample`; `rest` is its arguments from `stream` on."""
+def sample(logits: Tensor, seeds: Tensor, positions: Tensor | None = None, *numbers: Any) -> list[Tensor]:
+    """The op `varfast::sample`."""
     batch, length, vocab = logits.shape
-    call = make_call((batch, length, vocab), seeds, positions, *rest)
+    call = make_call((batch, length, vocab), seeds, positions, Sample(*numbers))
     rows = batch * length
     if rows == 0:
         return call.output

@@ -16,6 +16,7 @@ from varfast.triton_kernels.sample import CHANGING, kept_tokens, locate
 
 from varfast.reference import philox
 from varfast.reference.smooth_embed import smooth_embed as reference
+from varfast.schemas import Filters
 
 NOISE = tl.constexpr(philox.NOISE)
 
@@ -76,9 +77,9 @@ def smooth_embed(
     positions: Tensor | None,
     ratio: float,
     tau: float,
-    stream: int,
-    top_k: int,
-    top_p: float,
+    stream: int = 0,
+    top_k: int = 0,
+    top_p: float = 0.0,
     ratio_tensor: Tensor | None = None,
     tau_tensor: Tensor | None = None,
     top_p_tensor: Tensor | None = None,
@@ -92,7 +93,7 @@ def smooth_embed(
         return reference(logits, codebook, seeds, noise, positions, *numbers, *tensors)
     shares = logits.new_empty(rows, vocab, dtype=torch.float32)
     steps = (0, 0) if positions is None else (positions.stride(0) if positions.dim() == 2 else 0, positions.stride(-1))
-    rules = make_rules(1.0, None, False, top_p, top_p_tensor, 0.0, None, batch, logits.device)
+    rules = make_rules(Filters(top_p=top_p, top_p_tensor=top_p_tensor), batch, logits.device)
     mixing = None
     if ratio_tensor is not None or tau_tensor is not None:
         given = ((ratio, ratio_tensor), (tau, tau_tensor))

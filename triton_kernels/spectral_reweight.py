@@ -102,12 +102,12 @@ def eigh(gram: Tensor) -> tuple[Tensor, Tensor]:
 def spectral_reweight(
     x: Tensor,
     beta: float,
-    beta_tensor: Tensor | None,
-    alpha: float,
-    alpha_tensor: Tensor | None,
-    amplify: bool,
-    rank: int | None,
-    relative: bool,
+    alpha: float = 1.0,
+    amplify: bool = False,
+    rank: int | None = None,
+    relative: bool = False,
+    beta_tensor: Tensor | None = None,
+    alpha_tensor: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The op for GPUs: arguments and results of the schema. Products in float64 (x is at most 64 wide on one side)."""
     narrow = x.shape[1] <= x.shape[2]
@@ -125,7 +125,7 @@ def spectral_reweight(
     squares, order = squares.clamp_min(0.0).sort(descending=True)
     rows = rows.gather(1, order[..., None].expand_as(rows))
     s = (squares * scale).sqrt()
-    f = weights(s, beta, beta_tensor, alpha, alpha_tensor, amplify, rank, relative)
+    f = weights(s, beta, alpha, amplify, rank, relative, beta_tensor, alpha_tensor)
     f, sigma = torch.where(finite, f, torch.nan), torch.where(finite, s, torch.nan)
     y = (rows.mT @ (f[..., None] * rows)) @ torch.where(finite[..., None], values, 0.0)
     return (y if narrow else y.mT).to(x.dtype).contiguous(), sigma.to(sigma_type)

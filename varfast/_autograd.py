@@ -34,19 +34,19 @@ def _has_tangent(values: Iterable[object]) -> bool:
     )
 
 
-def call(op: Callable, *arguments: Any) -> Any:
+def call(op: torch._ops.OpOverload, *arguments: Any) -> Any:
     """op(*arguments), which spares the dispatcher the kernel of derivatives where there are none to take.
 
     That kernel is Python, and doubles the time of a small call.
     """
     if (
-        torch.compiler.is_compiling()
+        (torch.is_grad_enabled() and any([isinstance(x, Tensor) and x.requires_grad for x in arguments]))
         or _transformed()
-        or (torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in arguments))
+        or torch.compiler.is_compiling()
     ):
         return op(*arguments)
     with torch._C._AutoDispatchBelowAutograd():
-        return op(*arguments)
+        return op._op(*arguments)  # what op.__call__ comes to: 0.3 us less
 
 
 class _Once(torch.autograd.Function):
@@ -81,6 +81,8 @@ def register_autograd(
     torch.compile drops the jvp of an autograd.Function, so it cannot be offered.
     """
     overload = getattr(torch.ops.varfast, op).default
+    returns_list = str(overload._schema.returns[0].type) == "List[Tensor]"
+    defaults = tuple(argument.default_value for argument in overload._schema.arguments)
     title = f"varfast.{op}" if not op.endswith("_backward") else f"the gradient of varfast.{op[: -len('_backward')]}"
 
     def below(keyset: Any, inputs: tuple) -> Any:
@@ -95,6 +97,7 @@ def register_autograd(
             # A Function's forward runs without either mode; the outer levels of torch.func need theirs.
             with torch.enable_grad(), forward_ad._set_fwd_grad_enabled(True):
                 output = below(keyset, tuple(inputs))
+            output = tuple(output) if isinstance(output, list) else output
             if setup is not None:
                 setup(ctx, tuple(inputs), output)
             return output
@@ -115,18 +118,19 @@ def register_autograd(
 
     Derivative.__name__ = Derivative.__qualname__ = op  # autograd shows it in grad_fn
 
-    def kernel(keyset: Any, *inputs: Any) -> Any:
+    def kernel(keyset: Any, *given: Any) -> Any:
+        inputs = given + defaults[len(given) :]  # `setup` and `backward` see them all
         if torch.is_grad_enabled() and any(value.requires_grad for value in _floats(inputs)):
             with enable_single_level_autograd_function():
                 output = Derivative.apply(*inputs, keyset)  # type: ignore[attr-defined]
         else:
             output = below(keyset, inputs)
-        floats = _floats(output if isinstance(output, tuple) else (output,))
+        floats = _floats(output if isinstance(output, (tuple, list)) else (output,))
         if _has_tangent(inputs) and any(value.numel() for value in floats):
             cure = "use reverse mode (torch.func.vjp, jacrev)" if backward is not None else "it has no derivative"
             raise NotImplementedError(
                 f"{title} does not support forward mode (torch.func.jvp, jacfwd, torch.autograd.forward_ad): {cure}"
             )
-        return output
+        return list(output) if returns_list else output
 
     _LIBRARY.impl(op, kernel, "Autograd", with_keyset=True)

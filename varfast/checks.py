@@ -22,7 +22,7 @@ def check_tensor(name: str, value: object, shape: str, dtypes: Sequence[torch.dt
     """Checks that `value` is a tensor of as many dimensions as `shape` names ("B, L, V") and of one of `dtypes`."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a tensor of shape ({shape}), got {type(value).__name__}")
-    if value.dim() != len(shape.split(",")):
+    if value.dim() != shape.count(",") + 1:
         raise ValueError(f"{name} must have shape ({shape}), got {tuple(value.shape)}")
     if value.dtype not in dtypes:
         wanted = " or ".join(str(d).removeprefix("torch.") for d in dtypes)

@@ -1,5 +1,7 @@
 // Where torch enters an op, and where a thread enters its share of the work: the only two places. Both set the default
 // arithmetic; what runs out of memory says which op it was, and how much was asked for.
+//
+// An op has one struct of arguments. Its schema stands beside it, and `take` fills it in the schema's order.
 #pragma once
 
 #include <exception>
@@ -12,6 +14,37 @@
 #include "common/stable.h"
 
 namespace varfast {
+
+// The arguments of a call as the dispatcher hands them over, taken one after the other.
+class Arguments {
+ public:
+  explicit Arguments(const StableIValue* values) : next_(values) {}
+  Tensor tensor() { return take<Tensor>(); }
+  OptTensor maybe_tensor() { return take<OptTensor>(); }
+  int64_t integer() { return take<int64_t>(); }
+  std::optional<int64_t> maybe_integer() { return take<std::optional<int64_t>>(); }
+  std::optional<std::vector<int64_t>> maybe_integers() { return take<std::optional<std::vector<int64_t>>>(); }
+  double number() { return take<double>(); }
+  bool flag() { return take<bool>(); }
+  std::string text() { return take<std::string>(); }
+  int64_t taken_since(const StableIValue* values) const { return next_ - values; }
+
+ private:
+  template <class T>
+  T take() {
+    return torch::stable::detail::to<T>(*next_++);
+  }
+  const StableIValue* next_;
+};
+
+inline void give(StableIValue* values, const Tensor& result) { *values = torch::stable::detail::from(result); }
+inline void give(StableIValue* values, const std::vector<Tensor>& results) {
+  *values = torch::stable::detail::from(results);
+}
+template <class... Results>
+void give(StableIValue* values, const std::tuple<Results...>& results) {
+  std::apply([&](const auto&... each) { ((*values++ = torch::stable::detail::from(each)), ...); }, results);
+}
 
 // work(begin, end) by torch's threads. torch's own loses the text of what a thread throws.
 template <class Work>
@@ -32,12 +65,16 @@ void parallel_for(int64_t begin, int64_t end, int64_t grain, const Work& work) {
 
 template <class Op, auto function>
 struct Entry;
-template <class Op, class Result, class... Args, Result (*function)(Args...)>
+template <class Op, class Result, class Call, Result (*function)(const Call&)>
 struct Entry<Op, function> {
-  static Result call(Args... args) {
+  static void boxed(StableIValue* values, uint64_t count, uint64_t) {
     const DefaultArithmetic arithmetic;
     try {
-      return function(std::forward<Args>(args)...);
+      Arguments arguments(values);
+      const Call call = Call::take(arguments);
+      STD_TORCH_CHECK(arguments.taken_since(values) == static_cast<int64_t>(count), Op::name(), " takes ",
+                      arguments.taken_since(values), " arguments, its schema has ", count);
+      give(values, function(call));
     } catch (const OutOfMemory& error) {
       STD_TORCH_CHECK(false, Op::name(), ": out of memory: ", error.what());
     } catch (const std::bad_alloc&) {
@@ -55,5 +92,5 @@ struct Entry<Op, function> {
       static const char* name() { return #op; }  \
     };                                           \
     using Entry = varfast::Entry<Op, &function>; \
-    (m).impl(#op, TORCH_BOX(&Entry::call));      \
+    (m).impl(#op, &Entry::boxed);                \
   } while (0)

@@ -60,4 +60,5 @@ int varfast_set_simd_level(const char* name) {
 }
 const char* varfast_build_levels() { return VF_BUILD_LEVELS; }
 const char* varfast_build_compiler() { return VF_BUILD_COMPILER; }
+int varfast_schema_version() { return varfast::kSchemaVersion; }
 }

@@ -7,6 +7,7 @@
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/util/Exception.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <optional>
 #include <stdexcept>
@@ -79,15 +80,31 @@ Tensor allocated(const char* device, const std::vector<int64_t>& shape, int64_t 
   }
 }
 
+// By torch's allocator itself: torch::stable::new_empty asks the dispatcher, 1.8 us in place of 0.6.
+inline Tensor made(const Tensor& model, const std::vector<int64_t>& shape, ScalarType dtype) {
+  std::vector<int64_t> strides(shape.size());
+  int64_t stride = 1;
+  for (std::size_t d = shape.size(); d-- > 0; stride *= std::max<int64_t>(shape[d], 1)) strides[d] = stride;
+  int32_t device_type = 0;
+  AtenTensorHandle handle = nullptr;
+  if (aoti_torch_get_device_type(model.get(), &device_type) != AOTI_TORCH_SUCCESS ||
+      aoti_torch_empty_strided(static_cast<int64_t>(shape.size()), shape.data(), strides.data(),
+                               torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype)), device_type,
+                               model.get_device_index(), &handle) != AOTI_TORCH_SUCCESS) {
+    throw std::runtime_error("torch made no tensor");
+  }
+  return Tensor(handle);
+}
+
 inline Tensor empty_like_shape(const Tensor& model, std::vector<int64_t> shape, ScalarType dtype) {
   const bool here = model.is_cpu();
-  Tensor out = allocated(here ? "CPU" : "device", shape, bytes_of(dtype),
-                         [&] { return torch::stable::new_empty(model, shape, dtype); });
+  Tensor out = allocated(here ? "CPU" : "device", shape, bytes_of(dtype), [&] { return made(model, shape, dtype); });
   if (here) ask_huge_pages(out.mutable_data_ptr(), static_cast<std::size_t>(out.numel()) * out.element_size());
   return out;
 }
 
 inline Tensor as_contiguous(const Tensor& x) {
+  if (x.is_contiguous()) return x;  // the dispatcher would take a microsecond to say so
   std::vector<int64_t> shape;
   for (int64_t d = 0; d < x.dim(); ++d) shape.push_back(x.size(d));
   return allocated(x.is_cpu() ? "CPU" : "device", shape, static_cast<int64_t>(x.element_size()),

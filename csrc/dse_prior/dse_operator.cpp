@@ -1,5 +1,5 @@
 // P = kron(A_h, A_w) + kron(U_h, U_w) - kron(R_h U_h, R_w U_w), where D_n is the orthonormal DCT-II matrix, U the 1-D
-// interpolation, A = sqrt(n/m) D_n[:c]^T D_m[:c] and R = D_n[:c]^T D_n[:c]. It takes the block [0:c_h, 0:c_w] of the
+// interpolation, A = g D_n[:c]^T D_m[:c] and R = D_n[:c]^T D_n[:c]. It takes the block [0:c_h, 0:c_w] of the
 // spectrum from prev and the rest from the interpolated map (SSG, arXiv 2602.05534, "DSE").
 #include "dse_prior/dse_operator.h"
 
@@ -9,7 +9,7 @@
 #include <mutex>
 #include <numbers>
 #include <stdexcept>
-#include <tuple>
+#include <string>
 #include <vector>
 
 namespace varfast {
@@ -81,6 +81,25 @@ Matrix interpolation(int64_t n, int64_t m, const std::string& mode) {
   return out;
 }
 
+// What prev's coefficients are multiplied by in the larger spectrum, an axis at a time. SSG's text copies them and does
+// not say which normalisation of the DCT it means.
+enum class Gain { kEnergy, kVerbatim, kUnnormalised };
+
+Gain gain_of(const std::string& name) {
+  if (name == "energy") return Gain::kEnergy;
+  if (name == "verbatim") return Gain::kVerbatim;
+  if (name == "verbatim-unnormalised") return Gain::kUnnormalised;
+  throw std::runtime_error("unknown gain '" + name + "'");
+}
+
+double of_side(Gain gain, int64_t n, int64_t m) {
+  const double ratio = static_cast<double>(n) / static_cast<double>(m);
+  if (gain == Gain::kEnergy) return std::sqrt(ratio);  // a constant stays what it is
+  // An orthonormal DCT scales a constant by 1 / sqrt(ratio), one without factors, whose inverse divides by the size, by
+  // 1 / ratio.
+  return gain == Gain::kVerbatim ? 1.0 : 1.0 / std::sqrt(ratio);
+}
+
 struct Term {
   Matrix along_h, along_w;
   bool sparse;
@@ -135,9 +154,10 @@ std::vector<Term> make_terms(const PriorSpec& spec) {
   if (spec.prev_hw == spec.hw) return {resample("nearest")};  // exact, where rounding would leave 1e-8
   if (spec.prior != "dse") return {resample(spec.prior)};
   const Term u = resample(spec.interp);
-  const auto side = [](int64_t n, int64_t m, int64_t c, const Matrix& interpolated) {
+  const Gain gain = gain_of(spec.gain);
+  const auto side = [gain](int64_t n, int64_t m, int64_t c, const Matrix& interpolated) {
     const Matrix d = dct(n, c);
-    const Matrix a = transposed_product(d, dct(m, c), std::sqrt(static_cast<double>(n) / static_cast<double>(m)));
+    const Matrix a = transposed_product(d, dct(m, c), of_side(gain, n, m));
     return std::pair(a, transposed_product(transposed_product(d, d, 1.0), interpolated, 1.0));  // R is symmetric
   };
   const auto [a_h, ru_h] = side(h, m_h, spec.cutoff[0], u.along_h);
@@ -206,12 +226,9 @@ const PriorPlan& dse_operator(const PriorSpec& spec) {
     if (c < 0 || c > n || c > m) throw std::runtime_error("cutoff must lie in [0, min(prev, target)] on each axis");
   }
   static std::mutex lock;
-  static std::map<std::tuple<int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, std::string, std::string>,
-                  std::unique_ptr<Operator>>
-      cache;
+  static std::map<PriorSpec, std::unique_ptr<Operator>> cache;
   const std::lock_guard<std::mutex> guard(lock);
-  auto& entry = cache[{spec.prev_hw[0], spec.prev_hw[1], spec.hw[0], spec.hw[1], spec.cutoff[0], spec.cutoff[1],
-                       spec.prior, spec.interp}];
+  auto& entry = cache[spec];
   if (!entry) entry = make(spec);
   return entry->plan;
 }

@@ -46,40 +46,33 @@ VF_END
 
 #  include "common/entry.h"
 #  include "common/scratch.h"
-#  include "common/stable.h"
 #  include "common/stream.h"
-#  include "dse_prior/dse_operator.h"
+#  include "dse_prior/dse_prior_setup.h"
 
 namespace varfast {
 namespace {
 
-Tensor dse_prior(const Tensor& prev, std::vector<int64_t> prev_hw, std::vector<int64_t> hw, std::string prior,
-                 std::string interp, std::vector<int64_t> cutoff) {
-  const Rows rows = rows_of(prev, "prev");
-  const PriorPlan& plan = dse_operator(prior_spec(prev_hw, hw, prior, interp, cutoff));
-  STD_TORCH_CHECK(rows.length == plan.m_h * plan.m_w, "prev has ", rows.length, " positions, prev_hw says ",
-                  plan.m_h * plan.m_w);
-  Tensor out = empty_like_shape(prev, {rows.batch, plan.h * plan.w, rows.channels}, prev.scalar_type());
-  const int64_t wide = span_width(plan), spans = (rows.channels + wide - 1) / wide;
-  const int shares = row_shares(plan, rows.batch * spans, torch::stable::get_num_threads());
-  const DsePriorArgs args{plan,          rows.data,  rows.batch_stride, rows.row_stride, out.mutable_data_ptr(),
-                          rows.channels, rows.dtype, past_caches(out),  shares};
-  parallel_for(0, rows.batch * spans * shares, 1, [&](int64_t begin, int64_t end) {
-    VF_DISPATCH(dse_prior_tasks, args, begin, end, thread_scratch<float>(span_scratch(plan)));
+Tensor dse_prior(const DsePriorCall& call) {
+  DsePriorSetup setup = dse_prior_setup(call);
+  DsePriorArgs& args = setup.args;
+  const int64_t wide = span_width(args.plan), spans = (args.channels + wide - 1) / wide;
+  const int64_t batch = setup.prev.batch;
+  args.past_caches = past_caches(setup.out);
+  args.shares = row_shares(args.plan, batch * spans, torch::stable::get_num_threads());
+  parallel_for(0, batch * spans * args.shares, 1, [&](int64_t begin, int64_t end) {
+    VF_DISPATCH(dse_prior_tasks, args, begin, end, thread_scratch<float>(span_scratch(args.plan)));
   });
-  return out;
+  return setup.out;
 }
 
 // The operator's constants, for backends that hold them elsewhere: (matrix, along_h, along_w, folded) of the plan; the
-// matrix is empty where the separable form is used, the next two where it is not. `like` says only what kind of tensor
+// matrix is empty where the separable form is used, the next two where it is not. `prev` says only what kind of tensor
 // to make.
-std::tuple<Tensor, Tensor, Tensor, int64_t> dse_tables(const Tensor& like, std::vector<int64_t> prev_hw,
-                                                       std::vector<int64_t> hw, std::string prior, std::string interp,
-                                                       std::vector<int64_t> cutoff) {
-  const PriorPlan& plan = dse_operator(prior_spec(prev_hw, hw, prior, interp, cutoff));
+std::tuple<Tensor, Tensor, Tensor, int64_t> dse_tables(const DsePriorCall& call) {
+  const PriorPlan& plan = plan_of(call.grids, call.op);
   const int64_t terms = plan.dense + plan.sparse, sources = terms == 0 ? plan.m_h * plan.m_w : 0;
   const auto table = [&](const float* data, const std::vector<int64_t>& shape) {
-    Tensor out = empty_like_shape(like, shape, ScalarType::Float);
+    Tensor out = empty_like_shape(call.prev, shape, ScalarType::Float);
     std::copy_n(data, out.numel(), static_cast<float*>(out.mutable_data_ptr()));
     return out;
   };
@@ -92,10 +85,8 @@ std::tuple<Tensor, Tensor, Tensor, int64_t> dse_tables(const Tensor& like, std::
 }  // namespace varfast
 
 STABLE_TORCH_LIBRARY_FRAGMENT(varfast, m) {
-  m.def("dse_prior(Tensor prev, SymInt[] prev_hw, SymInt[] hw, str prior, str interp, SymInt[] cutoff) -> Tensor");
-  m.def(
-      "dse_tables(Tensor like, SymInt[] prev_hw, SymInt[] hw, str prior, str interp, SymInt[] cutoff) "
-      "-> (Tensor matrix, Tensor along_h, Tensor along_w, int folded)");
+  m.def(varfast::kDsePriorSchema);
+  m.def(varfast::kDseTablesSchema);
 }
 STABLE_TORCH_LIBRARY_IMPL(varfast, CPU, m) {
   VF_IMPL(m, dse_prior, varfast::dse_prior);

@@ -67,7 +67,7 @@ VF_END
 #  include "common/cuda_stable.h"
 #  include "common/entry.h"
 #  include "dse_prior/device_plan.h"
-#  include "dse_prior/dse_operator.h"
+#  include "dse_prior/dse_prior_setup.h"
 
 VF_BEGIN
 template const char* launch_wide_prior<float>(const WidePrior&, int, void*);
@@ -78,30 +78,20 @@ VF_END
 namespace varfast {
 namespace {
 
-Tensor dse_prior_cuda(const Tensor& prev, std::vector<int64_t> prev_hw, std::vector<int64_t> hw, std::string prior,
-                      std::string interp, std::vector<int64_t> cutoff) {
-  const OnDeviceOf device(prev);
-  const Rows rows = rows_of(prev, "prev");
-  check_reach(rows, "prev");
-  const PriorPlan& plan = dse_operator(prior_spec(prev_hw, hw, prior, interp, cutoff));
-  STD_TORCH_CHECK(rows.length == plan.m_h * plan.m_w, "prev has ", rows.length, " positions, prev_hw says ",
-                  plan.m_h * plan.m_w);
-  Tensor out = empty_like_shape(prev, {rows.batch, plan.h * plan.w, rows.channels}, prev.scalar_type());
-  const DsePriorArgs args{device_plan(plan, prev.get_device_index()),
-                          rows.data,
-                          rows.batch_stride,
-                          rows.row_stride,
-                          out.mutable_data_ptr(),
-                          rows.channels,
-                          rows.dtype};
-  const Chip chip = chip_of(prev.get_device_index());
-  const DeviceRoom room(prev);
+Tensor dse_prior_cuda(const DsePriorCall& call) {
+  const OnDeviceOf device(call.prev);
+  DsePriorSetup setup = dse_prior_setup(call);
+  DsePriorArgs& args = setup.args;
+  check_reach(setup.prev, "prev");
+  args.plan = device_plan(args.plan, call.prev.get_device_index());
+  const Chip chip = chip_of(call.prev.get_device_index());
+  const DeviceRoom room(call.prev);
   const char* error = nullptr;
   VF_FOR_DTYPE(
       args.dtype, T,
-      error = VF_ISA::launch_dse_prior<T>(args, rows.batch, chip, VF_ISA::kPriorThreads, device.stream(), room));
+      error = VF_ISA::launch_dse_prior<T>(args, setup.prev.batch, chip, VF_ISA::kPriorThreads, device.stream(), room));
   check_launch(error, "dse_prior");
-  return out;
+  return setup.out;
 }
 
 }  // namespace

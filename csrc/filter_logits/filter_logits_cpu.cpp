@@ -37,11 +37,8 @@ VF_END
 namespace varfast {
 namespace {
 
-Tensor filter_logits(const Tensor& logits, double temperature, OptTensor temperature_tensor, bool temperature_last,
-                     int64_t top_k, double top_p, OptTensor top_p_tensor, double min_p, OptTensor min_p_tensor,
-                     bool probs) {
-  const FilterSetup setup = filter_setup(logits, temperature, temperature_tensor, temperature_last, top_k, top_p,
-                                         top_p_tensor, min_p, min_p_tensor, probs);
+Tensor filter_logits(const FilterLogitsCall& call) {
+  const FilterSetup setup = filter_setup(call);
   const FilterTask& task = setup.task;
   const int64_t words = row_scratch_words(task.vocab) + row_scratch_room(task.vocab);
   // As in sample: a row of 4096 takes about 5 us; smaller rows go together.
@@ -55,10 +52,6 @@ Tensor filter_logits(const Tensor& logits, double temperature, OptTensor tempera
 }  // namespace
 }  // namespace varfast
 
-STABLE_TORCH_LIBRARY_FRAGMENT(varfast, m) {
-  m.def(
-      "filter_logits(Tensor logits, float temperature, Tensor? temperature_tensor, bool temperature_last, SymInt "
-      "top_k, float top_p, Tensor? top_p_tensor, float min_p, Tensor? min_p_tensor, bool probs) -> Tensor");
-}
+STABLE_TORCH_LIBRARY_FRAGMENT(varfast, m) { m.def(varfast::kFilterLogitsSchema); }
 STABLE_TORCH_LIBRARY_IMPL(varfast, CPU, m) { VF_IMPL(m, filter_logits, varfast::filter_logits); }
 #endif

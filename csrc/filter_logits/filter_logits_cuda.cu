@@ -76,12 +76,9 @@ VF_END
 namespace varfast {
 namespace {
 
-Tensor filter_logits_cuda(const Tensor& logits, double temperature, OptTensor temperature_tensor, bool temperature_last,
-                          int64_t top_k, double top_p, OptTensor top_p_tensor, double min_p, OptTensor min_p_tensor,
-                          bool probs) {
-  const OnDeviceOf device(logits);
-  const FilterSetup setup = filter_setup(logits, temperature, temperature_tensor, temperature_last, top_k, top_p,
-                                         top_p_tensor, min_p, min_p_tensor, probs);
+Tensor filter_logits_cuda(const FilterLogitsCall& call) {
+  const OnDeviceOf device(call.logits);
+  const FilterSetup setup = filter_setup(call);
   const int64_t count = setup.logits.batch * setup.task.rows;
   const char* error = nullptr;
   VF_FOR_DTYPE(setup.task.dtype, T,

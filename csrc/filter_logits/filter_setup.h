@@ -1,10 +1,24 @@
-// From torch's tensors to FilterTask: the checks that the CPU and the CUDA kernel share.
+// What a call of filter_logits says, and what it comes to: the checks that the CPU and the GPU share.
 #pragma once
 
 #include "filter_logits/filter_args.h"
 #include "row/draw_setup.h"
 
 namespace varfast {
+
+constexpr const char* kFilterLogitsSchema =
+    "filter_logits(Tensor logits, " VF_SCHEMA_FILTERS ", bool probs=False, " VF_SCHEMA_FILTER_TENSORS ") -> Tensor";
+
+struct FilterLogitsCall {
+  Tensor logits;
+  FilterCall filters;
+  bool probs;
+  static FilterLogitsCall take(Arguments& a) {
+    FilterLogitsCall call{.logits = a.tensor(), .filters = FilterCall::take(a), .probs = a.flag()};
+    call.filters.take_tensors(a);
+    return call;
+  }
+};
 
 struct FilterSetup {
   FilterTask task;
@@ -13,20 +27,17 @@ struct FilterSetup {
   RuleSetup rule;
 };
 
-inline FilterSetup filter_setup(const Tensor& logits, double temperature, const OptTensor& temperature_tensor,
-                                bool temperature_last, int64_t top_k, double top_p, const OptTensor& top_p_tensor,
-                                double min_p, const OptTensor& min_p_tensor, bool probs) {
+inline FilterSetup filter_setup(const FilterLogitsCall& call) {
   FilterSetup out;
-  out.logits = rows_of(logits, "logits");
+  out.logits = rows_of(call.logits, "logits");
   const Rows& rows = out.logits;
   check_vocabulary(rows.channels);
-  out.rule = rule_setup(rows.batch, rows.length, temperature, temperature_tensor, temperature_last, top_k, top_p,
-                        top_p_tensor, min_p, min_p_tensor);
-  out.out = empty_like_shape(logits, {rows.batch, rows.length, rows.channels}, ScalarType::Float);
+  out.rule = rule_setup(call.filters, rows.batch, rows.length);
+  out.out = empty_like_shape(call.logits, {rows.batch, rows.length, rows.channels}, ScalarType::Float);
   out.task = {.rule = out.rule.args,
               .rows = rows.length,
               .vocab = rows.channels,
-              .probs = probs,
+              .probs = call.probs,
               .logits = rows.data,
               .batch_stride = rows.batch_stride,
               .row_stride = rows.row_stride,

@@ -86,7 +86,7 @@ void density_chunk(const GaussianKdeArgs& args, int64_t group, int64_t first, Wo
     stage(row_of<T>(args.queries, group, work.queries.row[first + q]), args.channels, 1, x + q * words);
     work.density[q] = no_samples(kLog);
   }
-  const double scale = kernel_scale(args.bandwidth[group]);
+  const double scale = kernel_scale(value_at(args.bandwidth, group, 0));
   const SampleTile tile{work.y, work.start, work.weight};
   const auto kernel = kernel_of<T>(args, scale, work.table);
   for (int64_t j = 0; j < work.samples.count; j += kSamples) {
@@ -197,32 +197,30 @@ VF_END
 namespace varfast {
 namespace {
 
-Tensor gaussian_kde(const Tensor& points, const OptTensor& samples, const OptTensor& codebook, const OptTensor& weights,
-                    const Tensor& bandwidth, bool log) {
+Tensor gaussian_kde(const GaussianKdeCall& call) {
   std::vector<Tensor> hold;
-  GaussianKdeArgs args = kde_args(points, samples, codebook, weights, hold);
-  const int64_t groups = points.size(0);
-  if (log) check_weights(weights, "a logarithm");
-  set_bandwidth(args, bandwidth, hold);
-  args.log = log;
+  GaussianKdeArgs args = kde_args(call.points, call.samples, call.codebook, call.weights, hold);
+  if (call.log) check_weights(call.weights, "a logarithm");
+  set_bandwidth(args, call, hold);
+  args.log = call.log;
   args.chunks = (args.queries.count + kQueriesPerTask - 1) / kQueriesPerTask;
-  Tensor out = empty_like_shape(points, {groups, args.queries.count}, ScalarType::Float);
+  Tensor out = empty_like_shape(call.points, {args.groups, args.queries.count}, ScalarType::Float);
   args.out = out.mutable_data_ptr();
   const int64_t bytes = VF_DISPATCH(gaussian_kde_scratch, args);
-  parallel_for(0, groups * args.chunks, 1, [&](int64_t begin, int64_t end) {
+  parallel_for(0, args.groups * args.chunks, 1, [&](int64_t begin, int64_t end) {
     VF_DISPATCH(gaussian_kde_tasks, args, begin, end, thread_scratch<char>(bytes));
   });
   return out;
 }
 
-Tensor gaussian_kde_sigma(const Tensor& samples, const OptTensor& codebook, const OptTensor& weights) {
+Tensor gaussian_kde_sigma(const GaussianKdeSigmaCall& call) {
   std::vector<Tensor> hold;
-  GaussianKdeArgs args = kde_args(samples, std::nullopt, codebook, weights, hold);
-  check_weights(weights, "Silverman's rule");
-  Tensor out = empty_like_shape(samples, {samples.size(0)}, ScalarType::Double);
+  GaussianKdeArgs args = kde_args(call.samples, std::nullopt, call.codebook, call.weights, hold);
+  check_weights(call.weights, "Silverman's rule");
+  Tensor out = empty_like_shape(call.samples, {args.groups}, ScalarType::Double);
   args.out = out.mutable_data_ptr();
   const int64_t bytes = VF_DISPATCH(gaussian_kde_scratch, args);
-  parallel_for(0, samples.size(0), 1, [&](int64_t begin, int64_t end) {
+  parallel_for(0, args.groups, 1, [&](int64_t begin, int64_t end) {
     VF_DISPATCH(gaussian_kde_sigma_tasks, args, begin, end, thread_scratch<char>(bytes));
   });
   return out;
@@ -232,13 +230,9 @@ Tensor gaussian_kde_sigma(const Tensor& samples, const OptTensor& codebook, cons
 }  // namespace varfast
 
 STABLE_TORCH_LIBRARY_FRAGMENT(varfast, m) {
-  m.def(
-      "gaussian_kde(Tensor points, Tensor? samples, Tensor? codebook, Tensor? weights, Tensor bandwidth, bool log) -> "
-      "Tensor");
-  m.def("gaussian_kde_sigma(Tensor samples, Tensor? codebook, Tensor? weights) -> Tensor");
-  m.def(
-      "gaussian_kde_backward(Tensor grad, Tensor density, Tensor points, Tensor? samples, Tensor? codebook, "
-      "Tensor? weights, Tensor bandwidth, bool log) -> (Tensor, Tensor, Tensor, Tensor)");
+  m.def(varfast::kGaussianKdeSchema);
+  m.def(varfast::kGaussianKdeSigmaSchema);
+  m.def(varfast::kGaussianKdeBackwardSchema);
 }
 STABLE_TORCH_LIBRARY_IMPL(varfast, CPU, m) {
   VF_IMPL(m, gaussian_kde, varfast::gaussian_kde);

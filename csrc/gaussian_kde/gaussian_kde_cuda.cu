@@ -197,7 +197,7 @@ VF_KERNEL density_kernel(KdeTask task) {
   const GroupRows<T> queries(args.queries, args, group), samples(args.samples, args, group);
   const SampleWeights weight_of(args, group);
   const DensityPlace place;
-  const double scale = kernel_scale(view<const double>(args.bandwidth, args.groups)[group]);
+  const double scale = kernel_scale(value_at(args.bandwidth, group, 0));
   const GaussianOf kernel{splat(static_cast<float>(scale))};
   Density density[kSide];
   for (int q = 0; q < kSide; ++q) density[q] = no_samples(kLog);
@@ -341,19 +341,19 @@ void pack_rows(PointRows& rows, const Tensor& model, const GaussianKdeArgs& args
   rows.row_stride = words;
 }
 
-Tensor gaussian_kde_cuda(const Tensor& points, const OptTensor& samples, const OptTensor& codebook,
-                         const OptTensor& weights, const Tensor& bandwidth, bool log) {
+Tensor gaussian_kde_cuda(const GaussianKdeCall& call) {
+  const Tensor& points = call.points;
   const OnDeviceOf device(points);
   std::vector<Tensor> hold;
-  GaussianKdeArgs args = kde_args(points, samples, codebook, weights, hold);
-  set_bandwidth(args, bandwidth, hold);
-  args.log = log;
+  GaussianKdeArgs args = kde_args(points, call.samples, call.codebook, call.weights, hold);
+  set_bandwidth(args, call, hold);
+  args.log = call.log;
   Tensor out = empty_like_shape(points, {args.groups, args.queries.count}, ScalarType::Float);
   args.out = out.mutable_data_ptr();
   const char* error = nullptr;
   if (args.dtype == Dtype::boolean) {
     pack_rows(args.queries, points, args, device.stream(), hold);
-    if (samples.has_value()) {
+    if (call.samples.has_value()) {
       pack_rows(args.samples, points, args, device.stream(), hold);
     } else {
       args.samples = args.queries;
@@ -367,11 +367,11 @@ Tensor gaussian_kde_cuda(const Tensor& points, const OptTensor& samples, const O
   return out;
 }
 
-Tensor gaussian_kde_sigma_cuda(const Tensor& samples, const OptTensor& codebook, const OptTensor& weights) {
-  const OnDeviceOf device(samples);
+Tensor gaussian_kde_sigma_cuda(const GaussianKdeSigmaCall& call) {
+  const OnDeviceOf device(call.samples);
   std::vector<Tensor> hold;
-  GaussianKdeArgs args = kde_args(samples, std::nullopt, codebook, weights, hold);
-  Tensor out = empty_like_shape(samples, {args.groups}, ScalarType::Double);
+  GaussianKdeArgs args = kde_args(call.samples, std::nullopt, call.codebook, call.weights, hold);
+  Tensor out = empty_like_shape(call.samples, {args.groups}, ScalarType::Double);
   args.out = out.mutable_data_ptr();
   const char* error = nullptr;
   VF_FOR_DTYPE_OR(boolean, args.dtype, T,

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "common/dtype.h"
+#include "common/scalar_view.h"
 
 namespace varfast {
 
@@ -20,8 +21,8 @@ struct GaussianKdeArgs {
   PointRows queries, samples;
   const float* weights;  // (G, N), null: 1
   int64_t weight_group_stride, weight_stride;
-  const double* bandwidth;  // (G,)
-  void* out;                // (G, M) float, or (G,) double for sigma
+  ScalarView bandwidth;  // of each group
+  void* out;             // (G, M) float, or (G,) double for sigma
   int64_t groups, channels, codes;
   int64_t chunks;  // of queries in a group, on the CPU
   Dtype dtype;

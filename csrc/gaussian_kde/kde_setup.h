@@ -1,12 +1,47 @@
-// From torch's tensors to GaussianKdeArgs: the checks that the CPU and the GPU share.
+// What a call of gaussian_kde says, and what it comes to: the checks that the CPU and the GPU share.
 #pragma once
 
 #include <limits>
 
-#include "common/stable.h"
+#include "common/entry.h"
 #include "gaussian_kde/kde_args.h"
 
 namespace varfast {
+
+constexpr const char* kGaussianKdeSchema =
+    "gaussian_kde(Tensor points, Tensor? samples=None, Tensor? codebook=None, Tensor? weights=None, "
+    "float bandwidth=1., bool log=False, Tensor? bandwidth_tensor=None) -> Tensor";
+constexpr const char* kGaussianKdeSigmaSchema =
+    "gaussian_kde_sigma(Tensor samples, Tensor? codebook=None, Tensor? weights=None) -> Tensor";
+// Served by the reference alone.
+constexpr const char* kGaussianKdeBackwardSchema =
+    "gaussian_kde_backward(Tensor grad, Tensor density, Tensor points, Tensor? samples, Tensor? codebook, "
+    "Tensor? weights, Tensor bandwidth, bool log) -> (Tensor, Tensor, Tensor, Tensor)";
+
+struct GaussianKdeCall {
+  Tensor points;
+  OptTensor samples, codebook, weights;
+  double bandwidth;
+  bool log;
+  OptTensor bandwidth_tensor;
+  static GaussianKdeCall take(Arguments& a) {
+    return {.points = a.tensor(),
+            .samples = a.maybe_tensor(),
+            .codebook = a.maybe_tensor(),
+            .weights = a.maybe_tensor(),
+            .bandwidth = a.number(),
+            .log = a.flag(),
+            .bandwidth_tensor = a.maybe_tensor()};
+  }
+};
+
+struct GaussianKdeSigmaCall {
+  Tensor samples;
+  OptTensor codebook, weights;
+  static GaussianKdeSigmaCall take(Arguments& a) {
+    return {.samples = a.tensor(), .codebook = a.maybe_tensor(), .weights = a.maybe_tensor()};
+  }
+};
 
 // Describes `points` with, for ids, the codebook they index; `hold` keeps the copies that were needed.
 inline PointRows point_rows(const Tensor& points, const OptTensor& codebook, const char* name,
@@ -73,17 +108,20 @@ inline void check_weights(const OptTensor& weights, const char* why) {
   });
 }
 
-inline void set_bandwidth(GaussianKdeArgs& args, const Tensor& bandwidth, std::vector<Tensor>& hold) {
-  STD_TORCH_CHECK(
-      bandwidth.scalar_type() == ScalarType::Double && bandwidth.dim() == 1 && bandwidth.size(0) == args.groups,
-      "bandwidth must be float64 (G,)");
-  // A NaN is what Silverman's rule makes of samples with one.
-  each_value<double>(bandwidth, [](double h) {
+// A NaN is what Silverman's rule makes of samples with one.
+inline void set_bandwidth(GaussianKdeArgs& args, const GaussianKdeCall& call, std::vector<Tensor>& hold) {
+  const auto check = [](double h) {
     STD_TORCH_CHECK(!(h <= 0.0 || h == std::numeric_limits<double>::infinity()),
                     "bandwidth must be positive and finite, got ", h);
-  });
-  hold.push_back(as_contiguous(bandwidth));
-  args.bandwidth = static_cast<const double*>(hold.back().const_data_ptr());
+  };
+  if (call.bandwidth_tensor.has_value()) {
+    each_value<double>(*call.bandwidth_tensor, check);
+  } else {
+    check(call.bandwidth);
+  }
+  const Scalars bandwidth = scalars_of(call.bandwidth, call.bandwidth_tensor, "bandwidth", args.groups, 0);
+  hold.push_back(bandwidth.hold);
+  args.bandwidth = bandwidth.view;
 }
 
 }  // namespace varfast

@@ -75,16 +75,12 @@ VF_END
 namespace varfast {
 namespace {
 
-std::tuple<Tensor, Tensor> guide(const Tensor& cond, OptTensor uncond, OptTensor prev, std::vector<int64_t> prev_hw,
-                                 std::vector<int64_t> hw, double t, OptTensor t_tensor, double beta,
-                                 OptTensor beta_tensor, std::string prior, std::string interp,
-                                 std::vector<int64_t> cutoff) {
-  const GuideSetup setup =
-      guide_setup(cond, uncond, prev, prev_hw, hw, t, t_tensor, beta, beta_tensor, prior, interp, cutoff, true);
+std::tuple<Tensor, Tensor> guide(const GuideCall& call) {
+  const GuideSetup setup = guide_setup(call, true);
   const GuideArgs& args = setup.args;
   const std::vector<int64_t> shape{args.batch, args.length, args.channels};
-  Tensor guided = empty_like_shape(cond, shape, cond.scalar_type());
-  Tensor cfg = empty_like_shape(cond, shape, cond.scalar_type());
+  Tensor guided = empty_like_shape(call.cond, shape, call.cond.scalar_type());
+  Tensor cfg = empty_like_shape(call.cond, shape, call.cond.scalar_type());
   if (args.dtype == Dtype::f64) {
     const int64_t tiles = (args.channels + kChannelTile64 - 1) / kChannelTile64;
     const GuideTask task{args, guided.mutable_data_ptr(), cfg.mutable_data_ptr(), tiles};
@@ -95,7 +91,7 @@ std::tuple<Tensor, Tensor> guide(const Tensor& cond, OptTensor uncond, OptTensor
     return {guided, cfg};
   }
   const int64_t wide = span_width(args.plan), spans = (args.channels + wide - 1) / wide;
-  const bool with_prior = prev.has_value();
+  const bool with_prior = call.prev.has_value();
   const int shares = with_prior ? row_shares(args.plan, args.batch * spans, torch::stable::get_num_threads()) : 1;
   const GuideTask task{
       args, guided.mutable_data_ptr(), cfg.mutable_data_ptr(), spans, past_caches(guided) && past_caches(cfg), shares};
@@ -111,12 +107,6 @@ std::tuple<Tensor, Tensor> guide(const Tensor& cond, OptTensor uncond, OptTensor
 }  // namespace
 }  // namespace varfast
 
-STABLE_TORCH_LIBRARY_FRAGMENT(varfast, m) {
-  m.def(
-      "guide(Tensor cond, Tensor? uncond, Tensor? prev, SymInt[] prev_hw, SymInt[] hw, float t, Tensor? t_tensor, "
-      "float "
-      "beta, "
-      "Tensor? beta_tensor, str prior, str interp, SymInt[] cutoff) -> (Tensor guided, Tensor cfg)");
-}
+STABLE_TORCH_LIBRARY_FRAGMENT(varfast, m) { m.def(varfast::kGuideSchema); }
 STABLE_TORCH_LIBRARY_IMPL(varfast, CPU, m) { VF_IMPL(m, guide, varfast::guide); }
 #endif

@@ -112,25 +112,21 @@ VF_END
 namespace varfast {
 namespace {
 
-std::tuple<Tensor, Tensor> guide_cuda(const Tensor& cond, OptTensor uncond, OptTensor prev,
-                                      std::vector<int64_t> prev_hw, std::vector<int64_t> hw, double t,
-                                      OptTensor t_tensor, double beta, OptTensor beta_tensor, std::string prior,
-                                      std::string interp, std::vector<int64_t> cutoff) {
-  const OnDeviceOf device(cond);
-  const GuideSetup setup =
-      guide_setup(cond, uncond, prev, prev_hw, hw, t, t_tensor, beta, beta_tensor, prior, interp, cutoff);
+std::tuple<Tensor, Tensor> guide_cuda(const GuideCall& call) {
+  const OnDeviceOf device(call.cond);
+  const GuideSetup setup = guide_setup(call);
   const std::vector<int64_t> shape{setup.args.batch, setup.args.length, setup.args.channels};
-  Tensor guided = empty_like_shape(cond, shape, cond.scalar_type());
-  Tensor cfg = empty_like_shape(cond, shape, cond.scalar_type());
+  Tensor guided = empty_like_shape(call.cond, shape, call.cond.scalar_type());
+  Tensor cfg = empty_like_shape(call.cond, shape, call.cond.scalar_type());
   GuideTask task{setup.args, guided.mutable_data_ptr(), cfg.mutable_data_ptr(), 0};
-  if (prev.has_value()) {
+  if (call.prev.has_value()) {
     check_reach(setup.cond, "cond");
     check_reach(setup.uncond, "uncond");
     check_reach(setup.prev, "prev");
-    task.guide.plan = device_plan(setup.args.plan, cond.get_device_index());
+    task.guide.plan = device_plan(setup.args.plan, call.cond.get_device_index());
   }
-  const Chip chip = chip_of(cond.get_device_index());
-  const DeviceRoom room(cond);
+  const Chip chip = chip_of(call.cond.get_device_index());
+  const DeviceRoom room(call.cond);
   const char* error = nullptr;
   VF_FOR_DTYPE(task.guide.dtype, T,
                error = VF_ISA::launch_guide<T>(task, chip, VF_ISA::kGuideThreads, device.stream(), room));

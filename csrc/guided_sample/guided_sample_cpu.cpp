@@ -174,23 +174,14 @@ void each_band(const GuidedSampleTask& task, int64_t fit, int64_t threads, Work 
   }
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> guided_sample(
-    const Tensor& cond, OptTensor uncond, OptTensor prev, std::vector<int64_t> prev_hw, std::vector<int64_t> hw,
-    double t, OptTensor t_tensor, double beta, OptTensor beta_tensor, std::string prior, std::string interp,
-    std::vector<int64_t> cutoff, const Tensor& seeds, OptTensor positions, int64_t groups, int64_t stream,
-    int64_t purpose, double temperature, OptTensor temperature_tensor, bool temperature_last, int64_t top_k,
-    double top_p, OptTensor top_p_tensor, double min_p, OptTensor min_p_tensor, int64_t draws, bool with_cfg,
-    bool with_stats) {
-  GuidedSampleSetup setup =
-      guided_sample_setup(cond, uncond, prev, prev_hw, hw, t, t_tensor, beta, beta_tensor, prior, interp, cutoff, seeds,
-                          positions, groups, stream, purpose, temperature, temperature_tensor, temperature_last, top_k,
-                          top_p, top_p_tensor, min_p, min_p_tensor, draws, with_cfg, with_stats);
-  setup.task.past_caches = with_cfg && past_caches(setup.cfg);
+std::vector<Tensor> guided_sample(const GuidedSampleCall& call) {
+  GuidedSampleSetup setup = guided_sample_setup(call);
+  setup.task.past_caches = call.with_cfg && past_caches(setup.outputs[1]);
   const GuidedSampleTask& task = setup.task;
   const GuideArgs& args = task.guide;
   const int64_t stride = guided_stride(args.channels);
-  const int64_t row_floats = row_scratch_words(args.channels / groups);
-  if (!prev.has_value()) {
+  const int64_t row_floats = row_scratch_words(args.channels / call.groups);
+  if (!call.guide.prev.has_value()) {
     // A position of 4096 channels takes about 5 us: several small ones go together.
     parallel_for(0, args.batch * args.length, 1 + 16384 / (args.channels + 1), [&](int64_t begin, int64_t end) {
       VF_DISPATCH(guided_sample_plain, task, begin, end, thread_scratch<float>(stride + row_floats));
@@ -210,23 +201,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> guided_sample(
       });
     });
   }
-  const DrawSetup& draw = setup.draw;
-  return {draw.ids, setup.cfg, draw.logprobs, draw.kept, draw.entropy};
+  return setup.outputs;
 }
 
 }  // namespace
 }  // namespace varfast
 
-STABLE_TORCH_LIBRARY_FRAGMENT(varfast, m) {
-  m.def(
-      "guided_sample(Tensor cond, Tensor? uncond, Tensor? prev, SymInt[] prev_hw, SymInt[] hw, float t, Tensor? "
-      "t_tensor, "
-      "float beta, Tensor? beta_tensor, str prior, str interp, SymInt[] cutoff, Tensor seeds, Tensor? positions, "
-      "SymInt groups, SymInt stream, SymInt purpose, float temperature, Tensor? temperature_tensor, bool "
-      "temperature_last, SymInt top_k, float top_p, Tensor? top_p_tensor, float min_p, Tensor? min_p_tensor, SymInt "
-      "draws, bool "
-      "with_cfg, "
-      "bool with_stats) -> (Tensor ids, Tensor cfg, Tensor logprobs, Tensor kept, Tensor entropy)");
-}
+STABLE_TORCH_LIBRARY_FRAGMENT(varfast, m) { m.def(varfast::kGuidedSampleSchema); }
 STABLE_TORCH_LIBRARY_IMPL(varfast, CPU, m) { VF_IMPL(m, guided_sample, varfast::guided_sample); }
 #endif

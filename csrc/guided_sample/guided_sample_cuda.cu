@@ -245,21 +245,13 @@ VF_END
 namespace varfast {
 namespace {
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> guided_sample_cuda(
-    const Tensor& cond, OptTensor uncond, OptTensor prev, std::vector<int64_t> prev_hw, std::vector<int64_t> hw,
-    double t, OptTensor t_tensor, double beta, OptTensor beta_tensor, std::string prior, std::string interp,
-    std::vector<int64_t> cutoff, const Tensor& seeds, OptTensor positions, int64_t groups, int64_t stream,
-    int64_t purpose, double temperature, OptTensor temperature_tensor, bool temperature_last, int64_t top_k,
-    double top_p, OptTensor top_p_tensor, double min_p, OptTensor min_p_tensor, int64_t draws, bool with_cfg,
-    bool with_stats) {
+std::vector<Tensor> guided_sample_cuda(const GuidedSampleCall& call) {
+  const Tensor& cond = call.guide.cond;
   const OnDeviceOf device(cond);
-  const GuidedSampleSetup setup =
-      guided_sample_setup(cond, uncond, prev, prev_hw, hw, t, t_tensor, beta, beta_tensor, prior, interp, cutoff, seeds,
-                          positions, groups, stream, purpose, temperature, temperature_tensor, temperature_last, top_k,
-                          top_p, top_p_tensor, min_p, min_p_tensor, draws, with_cfg, with_stats);
+  const GuidedSampleSetup setup = guided_sample_setup(call);
   VF_ISA::GuidedTask task{setup.task, {}, nullptr, false, false, nullptr};
   const int index = cond.get_device_index();
-  if (prev.has_value()) {
+  if (call.guide.prev.has_value()) {
     check_reach(setup.guide.cond, "cond");
     check_reach(setup.guide.uncond, "uncond");
     check_reach(setup.guide.prev, "prev");
@@ -271,8 +263,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> guided_sample_cuda(
   VF_FOR_DTYPE(task.op.guide.dtype, T,
                error = VF_ISA::launch_guided_sample<T>(task, chip, VF_ISA::kGuidedThreads, device.stream(), room));
   check_launch(error, "guided_sample");
-  const DrawSetup& draw = setup.draw;
-  return {draw.ids, setup.cfg, draw.logprobs, draw.kept, draw.entropy};
+  return setup.outputs;
 }
 
 }  // namespace

@@ -1,32 +1,69 @@
-// From torch's tensors to RuleArgs and DrawArgs: the checks and the outputs that ops on rows share.
+// What a call says of filters and draws, and what it comes to: the checks and the outputs that ops on rows share.
 #pragma once
 
 #include <algorithm>
 
-#include "common/stable.h"
+#include "common/entry.h"
 #include "common/words.h"
 #include "row/draw_args.h"
 
 namespace varfast {
+
+#define VF_SCHEMA_FILTERS \
+  "float temperature=1., SymInt top_k=0, float top_p=0., float min_p=0., bool temperature_last=False"
+#define VF_SCHEMA_DRAW "SymInt stream=0, " VF_SCHEMA_FILTERS ", SymInt draws=1, SymInt purpose=0, bool with_stats=False"
+#define VF_SCHEMA_FILTER_TENSORS "Tensor? temperature_tensor=None, Tensor? top_p_tensor=None, Tensor? min_p_tensor=None"
+
+struct FilterCall {
+  double temperature = 1.0;
+  int64_t top_k = 0;
+  double top_p = 0.0, min_p = 0.0;
+  bool temperature_last = false;
+  OptTensor temperature_tensor = {}, top_p_tensor = {}, min_p_tensor = {};
+  static FilterCall take(Arguments& a) {
+    return {.temperature = a.number(),
+            .top_k = a.integer(),
+            .top_p = a.number(),
+            .min_p = a.number(),
+            .temperature_last = a.flag()};
+  }
+  void take_tensors(Arguments& a) {
+    temperature_tensor = a.maybe_tensor();
+    top_p_tensor = a.maybe_tensor();
+    min_p_tensor = a.maybe_tensor();
+  }
+};
+
+struct DrawCall {
+  int64_t stream = 0;
+  FilterCall filters = {};
+  int64_t draws = 1, purpose = 0;
+  bool with_stats = false;
+  static DrawCall take(Arguments& a) {
+    return {.stream = a.integer(),
+            .filters = FilterCall::take(a),
+            .draws = a.integer(),
+            .purpose = a.integer(),
+            .with_stats = a.flag()};
+  }
+};
 
 struct RuleSetup {
   RuleArgs args;
   Scalars temperature, top_p, min_p;  // keep their tensors alive
 };
 
-inline RuleSetup rule_setup(int64_t batch, int64_t rows, double temperature, const OptTensor& temperature_tensor,
-                            bool temperature_last, int64_t top_k, double top_p, const OptTensor& top_p_tensor,
-                            double min_p, const OptTensor& min_p_tensor) {
+inline RuleSetup rule_setup(const FilterCall& call, int64_t batch, int64_t rows) {
   RuleSetup out;
   // No bounds: what is out of range is held within by row_rule.
-  out.temperature = scalars_of(temperature, temperature_tensor, "temperature", batch, rows);
-  out.top_p = scalars_of(top_p, top_p_tensor, "top_p", batch, rows);
-  out.min_p = scalars_of(min_p, min_p_tensor, "min_p", batch, rows);
+  out.temperature = scalars_of(call.temperature, call.temperature_tensor, "temperature", batch, rows);
+  out.top_p = scalars_of(call.top_p, call.top_p_tensor, "top_p", batch, rows);
+  out.min_p = scalars_of(call.min_p, call.min_p_tensor, "min_p", batch, rows);
   out.args = {.temperature = out.temperature.view,
               .top_p = out.top_p.view,
               .min_p = out.min_p.view,
-              .temperature_last = temperature_last,
-              .top_k = top_k};
+              .temperature_last = call.temperature_last,
+              .top_k = call.top_k};
   return out;
 }
 
@@ -38,27 +75,22 @@ inline void check_vocabulary(int64_t vocab) {
 
 struct DrawSetup {
   DrawArgs args;
-  Tensor ids, logprobs, kept, entropy;
+  Tensor ids;
+  std::vector<Tensor> stats;  // where they are asked for: logprobs, kept, entropy
   RuleSetup rule;
 };
 
-inline DrawSetup draw_setup(const Tensor& model, int64_t batch, int64_t rows, int64_t vocab, const Tensor& seeds,
-                            const OptTensor& positions, int64_t stream, int64_t purpose, double temperature,
-                            const OptTensor& temperature_tensor, bool temperature_last, int64_t top_k, double top_p,
-                            const OptTensor& top_p_tensor, double min_p, const OptTensor& min_p_tensor, int64_t draws,
-                            bool with_stats) {
+// `batch` images of `rows` rows of `vocab` logits, at the counter positions `where`; `model` says what kind of tensor
+// to make.
+inline DrawSetup draw_setup(const DrawCall& call, const Tensor& seeds, const OptTensor& where, const Tensor& model,
+                            int64_t batch, int64_t rows, int64_t vocab) {
   check_vocabulary(vocab);
-  STD_TORCH_CHECK(draws >= 1, "draws must be positive, got ", draws);
+  STD_TORCH_CHECK(call.draws >= 1, "draws must be positive, got ", call.draws);
   STD_TORCH_CHECK(seeds.scalar_type() == ScalarType::Long && seeds.dim() == 1 && seeds.size(0) == batch,
                   "seeds must be int64 of shape (", batch, ",)");
   DrawSetup out;
-  out.rule = rule_setup(batch, rows, temperature, temperature_tensor, temperature_last, top_k, top_p, top_p_tensor,
-                        min_p, min_p_tensor);
-  const int64_t stat_batch = with_stats ? batch : 0, stat_rows = with_stats ? rows : 0;
-  out.ids = empty_like_shape(model, {batch, rows, draws}, ScalarType::Long);
-  out.logprobs = empty_like_shape(model, {stat_batch, stat_rows, with_stats ? draws : 0}, ScalarType::Float);
-  out.kept = empty_like_shape(model, {stat_batch, stat_rows}, ScalarType::Int);
-  out.entropy = empty_like_shape(model, {stat_batch, stat_rows}, ScalarType::Float);
+  out.rule = rule_setup(call.filters, batch, rows);
+  out.ids = empty_like_shape(model, {batch, rows, call.draws}, ScalarType::Long);
 
   DrawArgs& args = out.args;
   args = {};
@@ -66,27 +98,31 @@ inline DrawSetup draw_setup(const Tensor& model, int64_t batch, int64_t rows, in
   args.vocab = vocab;
   args.seeds = static_cast<const int64_t*>(seeds.const_data_ptr());
   args.seed_stride = seeds.stride(0);
-  if (positions.has_value()) {
-    const int64_t dims = positions->dim();
-    STD_TORCH_CHECK(positions->scalar_type() == ScalarType::Long && (dims == 1 || dims == 2) &&
-                        positions->size(dims - 1) == rows && (dims == 1 || positions->size(0) == batch),
+  if (where.has_value()) {
+    const Tensor& positions = *where;
+    const int64_t dims = positions.dim();
+    STD_TORCH_CHECK(positions.scalar_type() == ScalarType::Long && (dims == 1 || dims == 2) &&
+                        positions.size(dims - 1) == rows && (dims == 1 || positions.size(0) == batch),
                     "positions must be int64 of shape (L,) or (B, L)");
-    each_value<int64_t>(*positions, [](int64_t position) { counter_word(position, "positions"); });
-    args.positions = static_cast<const int64_t*>(positions->const_data_ptr());
-    args.position_batch = dims == 2 ? positions->stride(0) : 0;
-    args.position_row = positions->stride(dims - 1);
+    each_value<int64_t>(positions, [](int64_t position) { counter_word(position, "positions"); });
+    args.positions = static_cast<const int64_t*>(positions.const_data_ptr());
+    args.position_batch = dims == 2 ? positions.stride(0) : 0;
+    args.position_row = positions.stride(dims - 1);
   }
-  args.stream = counter_word(stream, "stream");
-  args.purpose = counter_word(purpose, "purpose");
+  args.stream = counter_word(call.stream, "stream");
+  args.purpose = counter_word(call.purpose, "purpose");
   counter_word(std::max<int64_t>(rows, 1) - 1, "rows of an image");
-  counter_word(draws - 1, "draws");
+  counter_word(call.draws - 1, "draws");
   args.rule = out.rule.args;
-  args.draws = draws;
+  args.draws = call.draws;
   args.ids = static_cast<int64_t*>(out.ids.mutable_data_ptr());
-  if (with_stats) {
-    args.logprobs = static_cast<float*>(out.logprobs.mutable_data_ptr());
-    args.kept = static_cast<int32_t*>(out.kept.mutable_data_ptr());
-    args.entropy = static_cast<float*>(out.entropy.mutable_data_ptr());
+  if (call.with_stats) {
+    out.stats = {empty_like_shape(model, {batch, rows, call.draws}, ScalarType::Float),
+                 empty_like_shape(model, {batch, rows}, ScalarType::Int),
+                 empty_like_shape(model, {batch, rows}, ScalarType::Float)};
+    args.logprobs = static_cast<float*>(out.stats[0].mutable_data_ptr());
+    args.kept = static_cast<int32_t*>(out.stats[1].mutable_data_ptr());
+    args.entropy = static_cast<float*>(out.stats[2].mutable_data_ptr());
   }
   return out;
 }

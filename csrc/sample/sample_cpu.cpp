@@ -57,39 +57,26 @@ VF_END
 #ifdef VF_REGISTER
 #  include "common/entry.h"
 #  include "common/scratch.h"
-#  include "row/draw_setup.h"
+#  include "sample/sample_setup.h"
 
 namespace varfast {
 namespace {
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> sample(const Tensor& logits, const Tensor& seeds, OptTensor positions,
-                                                  int64_t stream, int64_t purpose, double temperature,
-                                                  OptTensor temperature_tensor, bool temperature_last, int64_t top_k,
-                                                  double top_p, OptTensor top_p_tensor, double min_p,
-                                                  OptTensor min_p_tensor, int64_t draws, bool with_stats) {
-  const Rows rows = rows_of(logits, "logits");
-  DrawSetup setup = draw_setup(logits, rows.batch, rows.length, rows.channels, seeds, positions, stream, purpose,
-                               temperature, temperature_tensor, temperature_last, top_k, top_p, top_p_tensor, min_p,
-                               min_p_tensor, draws, with_stats);
-  const SampleTask task{setup.args, rows.data, rows.batch_stride, rows.row_stride, rows.dtype};
+std::vector<Tensor> sample(const SampleCall& call) {
+  const SampleSetup setup = sample_setup(call);
+  const Rows& rows = setup.logits;
   const int64_t words = row_scratch_words(rows.channels) + row_scratch_room(rows.channels);
   // A row of 4096 takes about 5 us; smaller rows go together so that a task outweighs its hand-over.
   const int64_t grain = rows.channels >= 2048 ? 1 : 2048 / rows.channels;
   parallel_for(0, rows.batch * rows.length, grain, [&](int64_t begin, int64_t end) {
-    VF_DISPATCH(sample_tasks, task, begin, end, thread_scratch<uint32_t>(words));
+    VF_DISPATCH(sample_tasks, setup.task, begin, end, thread_scratch<uint32_t>(words));
   });
-  return {setup.ids, setup.logprobs, setup.kept, setup.entropy};
+  return setup.outputs;
 }
 
 }  // namespace
 }  // namespace varfast
 
-STABLE_TORCH_LIBRARY_FRAGMENT(varfast, m) {
-  m.def(
-      "sample(Tensor logits, Tensor seeds, Tensor? positions, SymInt stream, SymInt purpose, float temperature, "
-      "Tensor? temperature_tensor, bool temperature_last, SymInt top_k, float top_p, Tensor? top_p_tensor, float "
-      "min_p, Tensor? min_p_tensor, SymInt draws, bool with_stats) -> (Tensor ids, Tensor logprobs, Tensor kept, "
-      "Tensor entropy)");
-}
+STABLE_TORCH_LIBRARY_FRAGMENT(varfast, m) { m.def(varfast::kSampleSchema); }
 STABLE_TORCH_LIBRARY_IMPL(varfast, CPU, m) { VF_IMPL(m, sample, varfast::sample); }
 #endif

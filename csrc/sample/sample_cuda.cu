@@ -60,28 +60,20 @@ VF_END
 #ifdef VF_REGISTER
 #  include "common/cuda_stable.h"
 #  include "common/entry.h"
-#  include "row/draw_setup.h"
+#  include "sample/sample_setup.h"
 
 namespace varfast {
 namespace {
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> sample_cuda(const Tensor& logits, const Tensor& seeds, OptTensor positions,
-                                                       int64_t stream, int64_t purpose, double temperature,
-                                                       OptTensor temperature_tensor, bool temperature_last,
-                                                       int64_t top_k, double top_p, OptTensor top_p_tensor,
-                                                       double min_p, OptTensor min_p_tensor, int64_t draws,
-                                                       bool with_stats) {
-  const OnDeviceOf device(logits);
-  const Rows rows = rows_of(logits, "logits");
-  const DrawSetup setup = draw_setup(logits, rows.batch, rows.length, rows.channels, seeds, positions, stream, purpose,
-                                     temperature, temperature_tensor, temperature_last, top_k, top_p, top_p_tensor,
-                                     min_p, min_p_tensor, draws, with_stats);
-  const SampleTask task{setup.args, rows.data, rows.batch_stride, rows.row_stride, rows.dtype};
-  const int64_t count = rows.batch * rows.length;
+std::vector<Tensor> sample_cuda(const SampleCall& call) {
+  const OnDeviceOf device(call.logits);
+  const SampleSetup setup = sample_setup(call);
+  const int64_t count = setup.logits.batch * setup.logits.length;
   const char* error = nullptr;
-  VF_FOR_DTYPE(task.dtype, T, error = VF_ISA::launch_sample<T>(task, count, VF_ISA::kSampleThreads, device.stream()));
+  VF_FOR_DTYPE(setup.task.dtype, T,
+               error = VF_ISA::launch_sample<T>(setup.task, count, VF_ISA::kSampleThreads, device.stream()));
   check_launch(error, "sample");
-  return {setup.ids, setup.logprobs, setup.kept, setup.entropy};
+  return setup.outputs;
 }
 
 }  // namespace

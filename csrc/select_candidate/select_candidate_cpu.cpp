@@ -122,16 +122,11 @@ VF_END
 namespace varfast {
 namespace {
 
-std::tuple<Tensor, Tensor, Tensor> select_candidate(const Tensor& scores, const OptTensor& candidates,
-                                                    const OptTensor& codebook, const Tensor& seeds, std::string rule,
-                                                    double alpha, int64_t keep, double min_distance, int64_t stream,
-                                                    const OptTensor& order, const OptTensor& alpha_tensor,
-                                                    const OptTensor& min_distance_tensor) {
-  const SelectSetup setup = select_setup(scores, candidates, codebook, seeds, rule, alpha, keep, min_distance, stream,
-                                         order, alpha_tensor, min_distance_tensor);
+std::tuple<Tensor, Tensor, Tensor> select_candidate(const SelectCandidateCall& call) {
+  const SelectSetup setup = select_setup(call);
   const SelectArgs& args = setup.args;
   const int64_t bytes = VF_DISPATCH(select_candidate_scratch, args);
-  parallel_for(0, scores.size(0), 1, [&](int64_t begin, int64_t end) {
+  parallel_for(0, call.scores.size(0), 1, [&](int64_t begin, int64_t end) {
     VF_DISPATCH(select_candidate_tasks, args, begin, end, thread_scratch<char>(bytes));
   });
   return {setup.index, setup.reps, setup.probabilities};
@@ -140,11 +135,6 @@ std::tuple<Tensor, Tensor, Tensor> select_candidate(const Tensor& scores, const 
 }  // namespace
 }  // namespace varfast
 
-STABLE_TORCH_LIBRARY_FRAGMENT(varfast, m) {
-  m.def(
-      "select_candidate(Tensor scores, Tensor? candidates, Tensor? codebook, Tensor seeds, str rule, float alpha, "
-      "SymInt keep, float min_distance, SymInt stream, Tensor? order, Tensor? alpha_tensor=None, "
-      "Tensor? min_distance_tensor=None) -> (Tensor, Tensor, Tensor)");
-}
+STABLE_TORCH_LIBRARY_FRAGMENT(varfast, m) { m.def(varfast::kSelectCandidateSchema); }
 STABLE_TORCH_LIBRARY_IMPL(varfast, CPU, m) { VF_IMPL(m, select_candidate, varfast::select_candidate); }
 #endif

@@ -202,22 +202,17 @@ VF_END
 namespace varfast {
 namespace {
 
-std::tuple<Tensor, Tensor, Tensor> select_cuda(const Tensor& scores, const OptTensor& candidates,
-                                               const OptTensor& codebook, const Tensor& seeds, std::string rule,
-                                               double alpha, int64_t keep, double min_distance, int64_t stream,
-                                               const OptTensor& order, const OptTensor& alpha_tensor,
-                                               const OptTensor& min_distance_tensor) {
-  const OnDeviceOf device(scores);
-  const SelectSetup setup = select_setup(scores, candidates, codebook, seeds, rule, alpha, keep, min_distance, stream,
-                                         order, alpha_tensor, min_distance_tensor);
+std::tuple<Tensor, Tensor, Tensor> select_cuda(const SelectCandidateCall& call) {
+  const OnDeviceOf device(call.scores);
+  const SelectSetup setup = select_setup(call);
   const SelectArgs& args = setup.args;
-  const int64_t batch = scores.size(0);
+  const int64_t batch = call.scores.size(0);
   STD_TORCH_CHECK(args.candidates < (int64_t{1} << 31) && args.length * args.channels < (int64_t{1} << 31),
                   "at most 2^31 - 1 candidates and numbers in one");
   SelectTask task{args, VF_ISA::padded_visits(args.candidates), nullptr};
   Tensor visits;
   if (task.padded > VF_ISA::kVisitsOnChip) {
-    visits = empty_like_shape(scores, {batch, task.padded, 2}, ScalarType::Long);
+    visits = empty_like_shape(call.scores, {batch, task.padded, 2}, ScalarType::Long);
     task.visits = visits.mutable_data_ptr();
   }
   const char* error = nullptr;

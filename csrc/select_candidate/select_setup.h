@@ -1,15 +1,48 @@
-// From torch's tensors to SelectArgs: the checks and the outputs that the CPU and the GPU share.
+// What a call of select_candidate says, and what it comes to: the checks and the outputs that the CPU and the GPU
+// share.
 #pragma once
 
 #include <algorithm>
 #include <limits>
 
-#include "common/stable.h"
+#include "common/entry.h"
 #include "common/words.h"
 #include "select_candidate/select_args.h"
 #include "select_candidate/select_candidate.h"
 
 namespace varfast {
+
+// index is the image's candidate; reps are those that it was drawn among, and probabilities theirs.
+constexpr const char* kSelectCandidateSchema =
+    "select_candidate(Tensor scores, Tensor seeds, Tensor? candidates=None, Tensor? codebook=None, "
+    "Tensor? order=None, str rule=\"var\", "
+    "float alpha=2.3, SymInt keep=10, float min_distance=1.8, SymInt stream=0, "
+    "Tensor? alpha_tensor=None, Tensor? min_distance_tensor=None) -> (Tensor index, Tensor reps, Tensor probabilities)";
+
+struct SelectCandidateCall {
+  Tensor scores, seeds;
+  OptTensor candidates, codebook, order;
+  std::string rule;
+  double alpha;
+  int64_t keep;
+  double min_distance;
+  int64_t stream;
+  OptTensor alpha_tensor, min_distance_tensor;
+  static SelectCandidateCall take(Arguments& a) {
+    return {.scores = a.tensor(),
+            .seeds = a.tensor(),
+            .candidates = a.maybe_tensor(),
+            .codebook = a.maybe_tensor(),
+            .order = a.maybe_tensor(),
+            .rule = a.text(),
+            .alpha = a.number(),
+            .keep = a.integer(),
+            .min_distance = a.number(),
+            .stream = a.integer(),
+            .alpha_tensor = a.maybe_tensor(),
+            .min_distance_tensor = a.maybe_tensor()};
+  }
+};
 
 inline int32_t rule_of(const std::string& name) {
   if (name == "var") return VF_ISA::kRuleVar;
@@ -42,17 +75,16 @@ inline void set_rows(SelectArgs& args, const Tensor& rows, const Tensor& candida
   }
 }
 
-inline SelectSetup select_setup(const Tensor& scores, const OptTensor& candidates, const OptTensor& codebook,
-                                const Tensor& seeds, const std::string& rule, double alpha, int64_t most,
-                                double min_distance, int64_t stream, const OptTensor& order,
-                                const OptTensor& alpha_tensor, const OptTensor& min_distance_tensor) {
+inline SelectSetup select_setup(const SelectCandidateCall& call) {
+  const Tensor &scores = call.scores, &seeds = call.seeds;
+  const OptTensor &candidates = call.candidates, &codebook = call.codebook, &order = call.order;
   STD_TORCH_CHECK(scores.scalar_type() == ScalarType::Float && scores.dim() == 2, "scores must be float32 (B, N)");
   const int64_t batch = scores.size(0), count = scores.size(1);
   STD_TORCH_CHECK(seeds.scalar_type() == ScalarType::Long && seeds.dim() == 1 && seeds.size(0) == batch,
                   "seeds must be int64 (B,)");
-  STD_TORCH_CHECK(most >= 1, "keep must be at least 1, got ", most);
+  STD_TORCH_CHECK(call.keep >= 1, "keep must be at least 1, got ", call.keep);
   counter_word(std::max<int64_t>(count, 1) - 1, "candidates");
-  const int64_t keep = std::min(most, count);
+  const int64_t keep = std::min(call.keep, count);
   SelectSetup out;
   const auto contiguous = [&](const Tensor& x) {
     out.hold.push_back(as_contiguous(x));
@@ -60,7 +92,7 @@ inline SelectSetup select_setup(const Tensor& scores, const OptTensor& candidate
   };
   SelectArgs& args = out.args;
   args = {};
-  args.rule = rule_of(rule);
+  args.rule = rule_of(call.rule);
   args.scores = static_cast<const float*>(contiguous(scores).const_data_ptr());
   args.score_stride = count;
   args.seeds = static_cast<const int64_t*>(contiguous(seeds).const_data_ptr());
@@ -85,11 +117,12 @@ inline SelectSetup select_setup(const Tensor& scores, const OptTensor& candidate
   args.candidates = count;
   args.keep = keep;
   constexpr double kLargest = std::numeric_limits<double>::max();
-  out.alpha = scalars_of(alpha, alpha_tensor, "alpha", batch, 0, Bounds{{0.0, kLargest}});
-  out.min_distance = scalars_of(min_distance, min_distance_tensor, "min_distance", batch, 0, Bounds{{0.0, kLargest}});
+  out.alpha = scalars_of(call.alpha, call.alpha_tensor, "alpha", batch, 0, Bounds{{0.0, kLargest}});
+  out.min_distance =
+      scalars_of(call.min_distance, call.min_distance_tensor, "min_distance", batch, 0, Bounds{{0.0, kLargest}});
   args.alpha = out.alpha.view;
   args.min_distance = out.min_distance.view;
-  args.stream = counter_word(stream, "stream");
+  args.stream = counter_word(call.stream, "stream");
   return out;
 }
 

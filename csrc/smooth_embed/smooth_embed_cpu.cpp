@@ -66,15 +66,12 @@ VF_END
 namespace varfast {
 namespace {
 
-Tensor smooth_embed(const Tensor& logits, const Tensor& codebook, const Tensor& seeds, OptTensor noise,
-                    OptTensor positions, double ratio, double tau, int64_t stream, int64_t top_k, double top_p,
-                    OptTensor ratio_tensor, OptTensor tau_tensor, OptTensor top_p_tensor) {
-  const SmoothSetup setup = smooth_setup(logits, codebook, seeds, noise, positions, ratio, tau, stream, top_k, top_p,
-                                         ratio_tensor, tau_tensor, top_p_tensor, kPurposeNoise);
+Tensor smooth_embed(const SmoothEmbedCall& call) {
+  const SmoothSetup setup = smooth_setup(call);
   const Rows& rows = setup.logits;
   const SmoothTask& task = setup.task;
   const int64_t words =
-      row_scratch_words(rows.channels) + 3 * row_scratch_room(rows.channels) + row_scratch_room(codebook.size(1));
+      row_scratch_words(rows.channels) + 3 * row_scratch_room(rows.channels) + row_scratch_room(task.dims);
   parallel_for(0, rows.batch * rows.length, 1, [&](int64_t begin, int64_t end) {
     VF_DISPATCH(smooth_embed_tasks, task, begin, end, thread_scratch<uint32_t>(words));
   });
@@ -84,11 +81,6 @@ Tensor smooth_embed(const Tensor& logits, const Tensor& codebook, const Tensor& 
 }  // namespace
 }  // namespace varfast
 
-STABLE_TORCH_LIBRARY_FRAGMENT(varfast, m) {
-  m.def(
-      "smooth_embed(Tensor logits, Tensor codebook, Tensor seeds, Tensor? noise, Tensor? positions, float ratio, "
-      "float tau, SymInt stream, SymInt top_k, float top_p, Tensor? ratio_tensor=None, Tensor? tau_tensor=None, "
-      "Tensor? top_p_tensor=None) -> Tensor");
-}
+STABLE_TORCH_LIBRARY_FRAGMENT(varfast, m) { m.def(varfast::kSmoothEmbedSchema); }
 STABLE_TORCH_LIBRARY_IMPL(varfast, CPU, m) { VF_IMPL(m, smooth_embed, varfast::smooth_embed); }
 #endif

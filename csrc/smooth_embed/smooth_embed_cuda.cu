@@ -129,12 +129,9 @@ VF_END
 namespace varfast {
 namespace {
 
-Tensor smooth_embed_cuda(const Tensor& logits, const Tensor& codebook, const Tensor& seeds, OptTensor noise,
-                         OptTensor positions, double ratio, double tau, int64_t stream, int64_t top_k, double top_p,
-                         OptTensor ratio_tensor, OptTensor tau_tensor, OptTensor top_p_tensor) {
-  const OnDeviceOf device(logits);
-  const SmoothSetup setup = smooth_setup(logits, codebook, seeds, noise, positions, ratio, tau, stream, top_k, top_p,
-                                         ratio_tensor, tau_tensor, top_p_tensor, kPurposeNoise);
+Tensor smooth_embed_cuda(const SmoothEmbedCall& call) {
+  const OnDeviceOf device(call.logits);
+  const SmoothSetup setup = smooth_setup(call);
   const int64_t count = setup.logits.batch * setup.logits.length;
   const char* error = nullptr;
   VF_FOR_DTYPE(setup.task.dtype, T,

@@ -1,4 +1,4 @@
-// From torch's tensors to SmoothTask: the checks that the CPU and the CUDA kernel share.
+// What a call of smooth_embed says, and what it comes to: the checks that the CPU and the GPU share.
 #pragma once
 
 #include <limits>
@@ -7,6 +7,35 @@
 #include "smooth_embed/smooth_args.h"
 
 namespace varfast {
+
+constexpr const char* kSmoothEmbedSchema =
+    "smooth_embed(Tensor logits, Tensor codebook, Tensor seeds, Tensor? noise, Tensor? positions, float ratio, "
+    "float tau, SymInt stream=0, SymInt top_k=0, float top_p=0., Tensor? ratio_tensor=None, Tensor? tau_tensor=None, "
+    "Tensor? top_p_tensor=None) -> Tensor";
+
+struct SmoothEmbedCall {
+  Tensor logits, codebook, seeds;
+  OptTensor noise, positions;
+  double ratio, tau;
+  int64_t stream, top_k;
+  double top_p;
+  OptTensor ratio_tensor, tau_tensor, top_p_tensor;
+  static SmoothEmbedCall take(Arguments& a) {
+    return {.logits = a.tensor(),
+            .codebook = a.tensor(),
+            .seeds = a.tensor(),
+            .noise = a.maybe_tensor(),
+            .positions = a.maybe_tensor(),
+            .ratio = a.number(),
+            .tau = a.number(),
+            .stream = a.integer(),
+            .top_k = a.integer(),
+            .top_p = a.number(),
+            .ratio_tensor = a.maybe_tensor(),
+            .tau_tensor = a.maybe_tensor(),
+            .top_p_tensor = a.maybe_tensor()};
+  }
+};
 
 struct SmoothSetup {
   SmoothTask task;
@@ -17,37 +46,36 @@ struct SmoothSetup {
   Scalars ratio, tau;  // keep their tensors alive
 };
 
-inline SmoothSetup smooth_setup(const Tensor& logits, const Tensor& codebook, const Tensor& seeds,
-                                const OptTensor& noise, const OptTensor& positions, double ratio, double tau,
-                                int64_t stream, int64_t top_k, double top_p, const OptTensor& ratio_tensor,
-                                const OptTensor& tau_tensor, const OptTensor& top_p_tensor, int64_t purpose) {
+inline SmoothSetup smooth_setup(const SmoothEmbedCall& call) {
   SmoothSetup out;
-  out.logits = rows_of(logits, "logits");
+  out.logits = rows_of(call.logits, "logits");
   const Rows& rows = out.logits;
+  const Tensor& codebook = call.codebook;
   STD_TORCH_CHECK(codebook.dim() == 2 && codebook.size(0) == rows.channels, "codebook must have shape (V, Cvae)");
   STD_TORCH_CHECK(dtype_of(codebook, "codebook") == rows.dtype, "codebook must have the dtype of logits");
   out.codebook = as_contiguous(codebook);
-  out.draw = draw_setup(logits, rows.batch, rows.length, rows.channels, seeds, positions, stream, purpose, 1.0, {},
-                        false, top_k, top_p, top_p_tensor, 0.0, {}, 1, false);
+  const FilterCall filters{.top_k = call.top_k, .top_p = call.top_p, .top_p_tensor = call.top_p_tensor};
+  const DrawCall draw{.stream = call.stream, .filters = filters, .purpose = kPurposeNoise};
+  out.draw = draw_setup(draw, call.seeds, call.positions, call.logits, rows.batch, rows.length, rows.channels);
   using Double = std::numeric_limits<double>;
-  out.ratio = scalars_of(ratio, ratio_tensor, "ratio", rows.batch, 0, Bounds{{0.0, Double::infinity()}});
-  out.tau = scalars_of(tau, tau_tensor, "tau", rows.batch, 0, Bounds{{Double::denorm_min(), Double::max()}});
+  out.ratio = scalars_of(call.ratio, call.ratio_tensor, "ratio", rows.batch, 0, Bounds{{0.0, Double::infinity()}});
+  out.tau = scalars_of(call.tau, call.tau_tensor, "tau", rows.batch, 0, Bounds{{Double::denorm_min(), Double::max()}});
   out.out = empty_like_shape(codebook, {rows.batch, rows.length, codebook.size(1)}, codebook.scalar_type());
-  out.task = {out.draw.args,
-              rows.data,
-              rows.batch_stride,
-              rows.row_stride,
-              out.codebook.const_data_ptr(),
-              nullptr,
-              0,
-              0,
-              codebook.size(1),
-              out.ratio.view,
-              out.tau.view,
-              out.out.mutable_data_ptr(),
-              rows.dtype};
-  if (noise.has_value()) {
-    out.noise = rows_of(*noise, "noise");
+  out.task = {.draw = out.draw.args,
+              .logits = rows.data,
+              .batch_stride = rows.batch_stride,
+              .row_stride = rows.row_stride,
+              .codebook = out.codebook.const_data_ptr(),
+              .noise = nullptr,
+              .noise_batch = 0,
+              .noise_row = 0,
+              .dims = codebook.size(1),
+              .ratio = out.ratio.view,
+              .tau = out.tau.view,
+              .out = out.out.mutable_data_ptr(),
+              .dtype = rows.dtype};
+  if (call.noise.has_value()) {
+    out.noise = rows_of(*call.noise, "noise");
     STD_TORCH_CHECK(out.noise.dtype == Dtype::f32 && out.noise.batch == rows.batch && out.noise.length == rows.length &&
                         out.noise.channels == rows.channels,
                     "noise must be float32 of the shape of logits");

@@ -219,12 +219,10 @@ VF_END
 namespace varfast {
 namespace {
 
-std::tuple<Tensor, Tensor> spectral_reweight(const Tensor& x, double beta, const OptTensor& beta_tensor, double alpha,
-                                             const OptTensor& alpha_tensor, bool amplify, std::optional<int64_t> rank,
-                                             bool relative) {
-  SpectralSetup setup = spectral_setup(x, beta, beta_tensor, alpha, alpha_tensor, amplify, rank, relative);
+std::tuple<Tensor, Tensor> spectral_reweight(const SpectralReweightCall& call) {
+  SpectralSetup setup = spectral_setup(call);
   SpectralArgs& args = setup.args;
-  const int64_t n = std::min(args.length, args.channels), batch = x.size(0);
+  const int64_t n = std::min(args.length, args.channels), batch = call.x.size(0);
   if (n == 0) return {setup.y, setup.sigma};
   const std::unique_ptr<bool[]> overflows(new bool[batch]()), unsolved(new bool[batch]());
   args.overflows = overflows.get();
@@ -238,7 +236,7 @@ std::tuple<Tensor, Tensor> spectral_reweight(const Tensor& x, double beta, const
                     args.length, " x ", args.channels, ", whose values are finite; please report it with the image");
     STD_TORCH_CHECK(
         !overflows[b], "spectral_reweight: image ", b, " overflows x's dtype with alpha=", value_at(args.alpha, b, 0),
-        " and beta=", value_at(args.beta, b, 0), relative ? " / s_max" : "", "; use a smaller alpha or beta");
+        " and beta=", value_at(args.beta, b, 0), args.relative ? " / s_max" : "", "; use a smaller alpha or beta");
   }
   return {setup.y, setup.sigma};
 }
@@ -246,10 +244,6 @@ std::tuple<Tensor, Tensor> spectral_reweight(const Tensor& x, double beta, const
 }  // namespace
 }  // namespace varfast
 
-STABLE_TORCH_LIBRARY_FRAGMENT(varfast, m) {
-  m.def(
-      "spectral_reweight(Tensor x, float beta, Tensor? beta_tensor, float alpha, Tensor? alpha_tensor, bool amplify, "
-      "SymInt? rank, bool relative) -> (Tensor, Tensor)");
-}
+STABLE_TORCH_LIBRARY_FRAGMENT(varfast, m) { m.def(varfast::kSpectralReweightSchema); }
 STABLE_TORCH_LIBRARY_IMPL(varfast, CPU, m) { VF_IMPL(m, spectral_reweight, varfast::spectral_reweight); }
 #endif

@@ -144,11 +144,10 @@ void reweight(SpectralTask& task, const Tensor& x, void* stream) {
   check_launch(VF_ISA::launch_apply<T>(task, stream), "spectral_reweight");
 }
 
-std::tuple<Tensor, Tensor> spectral_cuda(const Tensor& x, double beta, const OptTensor& beta_tensor, double alpha,
-                                         const OptTensor& alpha_tensor, bool amplify, std::optional<int64_t> rank,
-                                         bool relative) {
+std::tuple<Tensor, Tensor> spectral_cuda(const SpectralReweightCall& call) {
+  const Tensor& x = call.x;
   const OnDeviceOf device(x);
-  const SpectralSetup setup = spectral_setup(x, beta, beta_tensor, alpha, alpha_tensor, amplify, rank, relative);
+  const SpectralSetup setup = spectral_setup(call);
   SpectralTask task{};
   task.spectral = setup.args;
   task.batch = x.size(0);

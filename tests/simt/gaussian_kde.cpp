@@ -69,7 +69,7 @@ int main(int argc, char** argv) {
   args.log = files.read<int64_t>() != 0;
   const bool weighted = files.read<int64_t>() != 0;
   const std::vector<double> bandwidth = files.read<double>(args.groups);
-  args.bandwidth = bandwidth.data();
+  args.bandwidth = {bandwidth.data(), 1, 0, 0.0};
   const std::vector<float> weights = files.read<float>(weighted ? args.groups * args.samples.count : 0);
   if (weighted) args.weights = weights.data();
   args.weight_group_stride = args.samples.count;

@@ -30,7 +30,7 @@ struct Prior {
   static Prior read(Files& files) {
     const std::vector<int64_t> n = files.read<int64_t>(8);
     const char* const priors[] = {"dse", "nearest", "bilinear", "bicubic", "mean"};
-    const varfast::PriorSpec spec{{n[0], n[1]}, {n[2], n[3]}, {n[4], n[5]}, priors[n[6]], priors[n[7]]};
+    const varfast::PriorSpec spec{{n[0], n[1]}, {n[2], n[3]}, {n[4], n[5]}, priors[n[6]], priors[n[7]], "energy"};
     const varfast::PriorPlan& plan = varfast::dse_operator(spec);
     Prior out{varfast::prior_tables(plan), plan};
     out.plan = varfast::plan_at(plan, out.tables.data());
@@ -109,6 +109,7 @@ inline varfast::GuideArgs guide_of(const Shape& shape) {
   if (shape.with_prev == 0) return out;
   out.prev = {plans::memory(), shape.m_h * shape.m_w * out.channels, out.channels};
   const int64_t cut_h = std::min(shape.m_h, shape.h), cut_w = std::min(shape.m_w, shape.w);
-  out.plan = varfast::dse_operator({{shape.m_h, shape.m_w}, {shape.h, shape.w}, {cut_h, cut_w}, "dse", "bilinear"});
+  out.plan =
+      varfast::dse_operator({{shape.m_h, shape.m_w}, {shape.h, shape.w}, {cut_h, cut_w}, "dse", "bilinear", "energy"});
   return out;
 }

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from varfast import checks
+from varfast import checks, schemas
 
 
 class SampleOutput(NamedTuple):
@@ -24,11 +24,10 @@ class SampleOutput(NamedTuple):
     cfg: Tensor | None = None
 
 
-def check_vocabulary(name: str, logits: Tensor, groups: int = 1) -> None:
+def check_vocabulary(name: str, tokens: int) -> None:
     """A row has at least one token, and no more than the kernels' int32 ids can name."""
-    tokens = logits.shape[-1] // groups
     if tokens < 1:
-        raise ValueError(f"{name} must have at least one token, got shape {tuple(logits.shape)}")
+        raise ValueError(f"{name} must have at least one token, got {tokens}")
     if tokens >= 2**31:
         raise ValueError(f"{name} must have fewer than 2^31 tokens, got {tokens}")
 
@@ -56,53 +55,52 @@ def check_positions(positions: object, batch: int, rows: int, model: Tensor, mod
     return checks.check_device("positions", positions, model, model_name)
 
 
-def filter_arguments(
+def filter_numbers(
     batch: int,
     device: torch.device,
     temperature: float | Tensor,
-    temperature_last: bool,
     top_k: int,
     top_p: float | Tensor,
     min_p: float | Tensor,
-) -> tuple:
-    """Checks them and lays them out as the schemas do: every number-or-tensor becomes two arguments."""
-    return (
-        *checks.scalar_argument("temperature", temperature, batch, device, low=0.0),
-        bool(temperature_last),
-        checks.check_integer("top_k", top_k, 0),
-        *checks.scalar_argument("top_p", top_p, batch, device, low=0.0, high=1.0),
-        *checks.scalar_argument("min_p", min_p, batch, device, low=0.0, high=1.0),
-    )
+    temperature_last: bool,
+) -> schemas.Filters:
+    """Checks them: every number-or-tensor becomes two arguments."""
+    temperature, temperature_tensor = checks.scalar_argument("temperature", temperature, batch, device, low=0.0)
+    top_p, top_p_tensor = checks.scalar_argument("top_p", top_p, batch, device, low=0.0, high=1.0)
+    min_p, min_p_tensor = checks.scalar_argument("min_p", min_p, batch, device, low=0.0, high=1.0)
+    top_k = checks.check_integer("top_k", top_k, 0)
+    last = bool(temperature_last)
+    return schemas.Filters(temperature, top_k, top_p, min_p, last, temperature_tensor, top_p_tensor, min_p_tensor)
 
 
-def sampling_arguments(
+def draw_numbers(
     batch: int,
     device: torch.device,
     stream: int,
-    purpose: int,
     temperature: float | Tensor,
-    temperature_last: bool,
     top_k: int,
     top_p: float | Tensor,
     min_p: float | Tensor,
+    temperature_last: bool,
     draws: int,
-) -> tuple:
+    purpose: int,
+    with_stats: bool,
+) -> schemas.Sample:
     """Checks them and lays them out as the schemas do."""
-    return (
-        checks.check_integer("stream", stream, 0),
-        checks.check_integer("purpose", purpose, 0),
-        *filter_arguments(batch, device, temperature, temperature_last, top_k, top_p, min_p),
-        checks.check_integer("draws", draws, 1),
-    )
+    filters = filter_numbers(batch, device, temperature, top_k, top_p, min_p, temperature_last)
+    stream, purpose = checks.check_integer("stream", stream, 0), checks.check_integer("purpose", purpose, 0)
+    draws = checks.check_integer("draws", draws, 1)
+    return schemas.Sample(stream, *filters[:5], draws, purpose, bool(with_stats), *filters[5:])
 
 
-def sample_shapes(ids: tuple[int, int, int], with_stats: bool, like: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Uninitialised outputs (ids, logprobs, kept, entropy) for fake implementations."""
-    batch, rows, draws = ids
-    stats = (batch, rows) if with_stats else (0, 0)
-    return (
-        like.new_empty(ids, dtype=torch.int64),
-        like.new_empty((*stats, draws if with_stats else 0), dtype=torch.float32),
-        like.new_empty(stats, dtype=torch.int32),
-        like.new_empty(stats, dtype=torch.float32),
-    )
+def draw_shapes(batch: int, rows: int, draw: schemas.Sample, like: Tensor) -> list[Tensor]:
+    """Uninitialised outputs for fake implementations: ids, and where they are asked for logprobs, kept and entropy."""
+    ids = like.new_empty((batch, rows, draw.draws), dtype=torch.int64)
+    if not draw.with_stats:
+        return [ids]
+    return [
+        ids,
+        like.new_empty((batch, rows, draw.draws), dtype=torch.float32),
+        like.new_empty((batch, rows), dtype=torch.int32),
+        like.new_empty((batch, rows), dtype=torch.float32),
+    ]

@@ -1,11 +1,22 @@
 """filter_logits: temperature, top-k, top-p and min-p, without a draw and without a sort."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from varfast import _autograd, _library, checks
+from varfast import _autograd, _library, checks, schemas
 from varfast.ops import _rows
+from varfast.ops._remembered import remembered
 from varfast.reference.filter_logits import filter_logits as _reference
+
+_OP = torch.ops.varfast.filter_logits.default
+
+
+@remembered(schemas.FilterLogits())
+def _numbers(batch: int, device: torch.device, probs: bool, *filters: Any) -> schemas.FilterLogits:
+    checked = _rows.filter_numbers(batch, device, *filters)
+    return schemas.FilterLogits(*checked[:5], bool(probs), *checked[5:])
 
 
 def filter_logits(
@@ -39,13 +50,13 @@ def filter_logits(
         derivative raises.
     """
     logits = checks.check_tensor("logits", logits, "B, L, V")
-    _rows.check_vocabulary("logits", logits)
-    filters = _rows.filter_arguments(logits.shape[0], logits.device, temperature, temperature_last, top_k, top_p, min_p)
-    return _autograd.call(torch.ops.varfast.filter_logits, logits, *filters, bool(probs))
+    _rows.check_vocabulary("logits", logits.shape[2])
+    numbers = _numbers(logits, probs, temperature, top_k, top_p, min_p, temperature_last)
+    return _autograd.call(_OP, logits, *numbers)
 
 
 @torch.library.register_fake("varfast::filter_logits")
-def _fake(logits: Tensor, *rest: object) -> Tensor:
+def _fake(logits: Tensor, *numbers: object) -> Tensor:
     return logits.new_empty(logits.shape, dtype=torch.float32)
 
 

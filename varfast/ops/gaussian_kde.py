@@ -8,6 +8,9 @@ from torch import Tensor
 from varfast import _autograd, _library, checks
 from varfast.reference import gaussian_kde as _reference
 
+_OP = torch.ops.varfast.gaussian_kde.default
+_SIGMA_OP = torch.ops.varfast.gaussian_kde_sigma.default
+_BACKWARD_OP = torch.ops.varfast.gaussian_kde_backward.default
 _RULES = ("silverman", "silverman-batch")
 
 
@@ -68,28 +71,21 @@ def gaussian_kde(
     inner = 1 if codebook is not None else 2
     lead, channels = points.shape[:-inner], rows.shape[-1]
     groups = math.prod(lead)
-    points = points.reshape(groups, *points.shape[-inner:])
+    if len(lead) != 1:
+        points = points.reshape(groups, *points.shape[-inner:])
     flat = _flat_samples(points, samples, codebook, lead, inner)
     count = points.shape[1] if flat is None else flat.shape[1]
     weights = _flat_weights(weights, lead, count, points, samples)
     if count == 0 and groups * points.shape[1] > 0 and (normalize or isinstance(bandwidth, str)):
         raise ValueError("samples must not be empty for Silverman's rule or normalize, got none")
-    n = checks.plain(n)
-    if n is not None and (isinstance(n, bool) or not isinstance(n, (int, float))):
-        raise TypeError(f"n must be a number or None, got {type(n).__name__}")
-    if n is not None and not 0 < checks.as_float("n", n) < math.inf:
-        raise ValueError(f"n must be positive, got {n}")
-    if n is not None and not isinstance(bandwidth, str):
-        raise ValueError("n belongs to Silverman's rule; the bandwidth is given")
-
+    if n is not None:
+        n = _check_count(n, bandwidth)
     if isinstance(bandwidth, str):
         if bandwidth not in _RULES:
             raise ValueError(f"bandwidth must be a number, a tensor or one of {', '.join(_RULES)}, got {bandwidth!r}")
         if n is None and isinstance(samples, str):
             raise ValueError('n, the number of candidates in Silverman\'s rule, must be given with samples="exact"')
-        sigma = _autograd.call(
-            torch.ops.varfast.gaussian_kde_sigma, points if flat is None else flat, codebook, weights
-        )
+        sigma = _autograd.call(_SIGMA_OP, points if flat is None else flat, codebook, weights)
         number: float | Tensor = (count or 1) if n is None else n
         if n is not None and (tensor := checks.varying(n, points.device)) is not None:
             number = tensor
@@ -101,16 +97,30 @@ def gaussian_kde(
     else:
         h = _flat_bandwidth(bandwidth, lead, groups, rows)
 
-    if not normalize:
-        out = _autograd.call(torch.ops.varfast.gaussian_kde, points, flat, codebook, weights, h, log)
-    else:
-        out = _autograd.call(torch.ops.varfast.gaussian_kde, points, flat, codebook, weights, h, True)
+    number, tensor = (1.0, h) if isinstance(h, Tensor) else (h, None)
+    tail = () if tensor is None else (tensor,)
+    out = _autograd.call(_OP, points, flat, codebook, weights, number, log or normalize, *tail)
+    if normalize or return_bandwidth:
+        h = torch.full((groups,), number, dtype=torch.float64, device=rows.device) if tensor is None else tensor
+    if normalize:
         total = h.new_full((groups,), count) if weights is None else weights.to(torch.float64).sum(1)
         constant = total.log() + channels * (h.log() + 0.5 * math.log(2 * math.pi))
         out = out.to(torch.float64) - constant[:, None]
         out = (out if log else out.exp()).to(torch.float32)
-    out = out.reshape(*lead, points.shape[1])
+    if len(lead) != 1:
+        out = out.reshape(*lead, points.shape[1])
     return (out, h.reshape(lead)) if return_bandwidth else out
+
+
+def _check_count(n: object, bandwidth: object) -> float:
+    n = checks.plain(n)
+    if isinstance(n, bool) or not isinstance(n, (int, float)):
+        raise TypeError(f"n must be a number or None, got {type(n).__name__}")
+    if not 0 < checks.as_float("n", n) < math.inf:
+        raise ValueError(f"n must be positive, got {n}")
+    if not isinstance(bandwidth, str):
+        raise ValueError("n belongs to Silverman's rule; the bandwidth is given")
+    return n
 
 
 def _check_points(name: str, value: object, codebook: object) -> Tensor:
@@ -167,7 +177,7 @@ def _flat_weights(weights: object, lead: torch.Size, count: int, points: Tensor,
     return weights.to(torch.float32).reshape(points.shape[0], count)
 
 
-def _flat_bandwidth(bandwidth: object, lead: torch.Size, groups: int, rows: Tensor) -> Tensor:
+def _flat_bandwidth(bandwidth: object, lead: torch.Size, groups: int, rows: Tensor) -> float | Tensor:
     if isinstance(bandwidth, Tensor):
         if bandwidth.dim() > 0 and bandwidth.shape != lead:
             raise ValueError(f"bandwidth must be a number or have shape {tuple(lead)}, got {tuple(bandwidth.shape)}")
@@ -183,23 +193,16 @@ def _flat_bandwidth(bandwidth: object, lead: torch.Size, groups: int, rows: Tens
         raise ValueError(f"bandwidth must be positive and finite, got {bandwidth}")
     if (tensor := checks.varying(bandwidth, rows.device)) is not None:
         return tensor.expand(groups)
-    return torch.full((groups,), float(bandwidth), dtype=torch.float64, device=rows.device)
+    return float(bandwidth)
 
 
 @torch.library.register_fake("varfast::gaussian_kde")
-def _fake(
-    points: Tensor,
-    samples: Tensor | None,
-    codebook: Tensor | None,
-    weights: Tensor | None,
-    bandwidth: Tensor,
-    log: bool,
-) -> Tensor:
+def _fake(points: Tensor, *rest: object) -> Tensor:
     return points.new_empty(points.shape[:2], dtype=torch.float32)
 
 
 @torch.library.register_fake("varfast::gaussian_kde_sigma")
-def _fake_sigma(samples: Tensor, codebook: Tensor | None, weights: Tensor | None) -> Tensor:
+def _fake_sigma(samples: Tensor, *rest: object) -> Tensor:
     return samples.new_empty(samples.shape[0], dtype=torch.float64)
 
 
@@ -232,31 +235,26 @@ def _to_codebook(ids: Tensor, rows: Tensor, codebook: Tensor) -> Tensor:
 
 
 def _setup(ctx: torch.autograd.function.FunctionCtx, inputs: tuple, output: Tensor) -> None:
-    *tensors, ctx.log = inputs  # type: ignore[attr-defined]
-    ctx.save_for_backward(output, *tensors)
+    *tensors, ctx.bandwidth, ctx.log, bandwidth_tensor = inputs  # type: ignore[attr-defined]
+    ctx.save_for_backward(output, *tensors, bandwidth_tensor)
 
 
 def _backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple:
-    density, points, samples, codebook, weights, bandwidth = ctx.saved_tensors  # type: ignore[attr-defined]
-    x, y, w, h = torch.ops.varfast.gaussian_kde_backward(
-        grad,
-        density,
-        points,
-        samples,
-        codebook,
-        weights,
-        bandwidth,
-        ctx.log,  # type: ignore[attr-defined]
-    )
+    density, points, samples, codebook, weights, tensor = ctx.saved_tensors  # type: ignore[attr-defined]
+    bandwidth, log = ctx.bandwidth, ctx.log  # type: ignore[attr-defined]
+    groups = points.shape[0]
+    h = density.new_full((groups,), bandwidth, dtype=torch.float64) if tensor is None else tensor.expand(groups)
+    x, y, w, d_h = _BACKWARD_OP(grad, density, points, samples, codebook, weights, h, log)
     weighted = None if weights is None else w.to(weights.dtype)
+    d_h = None if tensor is None else d_h.sum() if tensor.dim() == 0 else d_h
     if codebook is not None:
         table = _to_codebook(points, x, codebook) + _to_codebook(points if samples is None else samples, y, codebook)
-        return None, None, table.to(codebook.dtype), weighted, h, None
+        return None, None, table.to(codebook.dtype), weighted, None, None, d_h
     if not points.dtype.is_floating_point:
-        return None, None, None, weighted, h, None
+        return None, None, None, weighted, None, None, d_h
     if samples is None:
-        return (x + y).to(points.dtype), None, None, weighted, h, None
-    return x.to(points.dtype), y.to(points.dtype), None, weighted, h, None
+        return (x + y).to(points.dtype), None, None, weighted, None, None, d_h
+    return x.to(points.dtype), y.to(points.dtype), None, weighted, None, None, d_h
 
 
 def _setup_sigma(ctx: torch.autograd.function.FunctionCtx, inputs: tuple, output: Tensor) -> None:

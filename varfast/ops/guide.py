@@ -2,21 +2,40 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from varfast import _autograd, _library, checks
-from varfast.ops.dse_prior import transposed
+from varfast import _autograd, _library, checks, schemas
+from varfast.ops._remembered import remembered
+from varfast.ops.dse_prior import operator_numbers, transposed
 from varfast.reference.dse_prior import dse_prior as _prior
 from varfast.reference.guide import guide as _reference
 from varfast.reference.guide import per_position
 
+_OP = torch.ops.varfast.guide.default
+_PRIOR_OP = torch.ops.varfast.dse_prior.default
+ONE = (1, 1)  # both grids where there is no prev
 
-def guidance_arguments(
-    cond: Tensor,
-    uncond: Tensor | None,
-    prev: Tensor | None,
+
+def check_maps(cond: object, uncond: object, prev: object, dtypes: Sequence[torch.dtype] = checks.FLOATS) -> Tensor:
+    """Checks the maps of guide and guided_sample but for prev's positions; returns cond."""
+    cond = checks.check_tensor("cond", cond, "B, L, C", dtypes)
+    if uncond is not None:
+        checks.check_like("uncond", uncond, cond.shape, cond, "cond")
+    if prev is not None:
+        rows = checks.check_tensor("prev", prev, "B, m_h*m_w, C", dtypes).shape[1]
+        checks.check_like("prev", prev, (cond.shape[0], rows, cond.shape[2]), cond, "cond")
+    return cond
+
+
+def guidance_numbers(
+    batch: int,
+    device: torch.device,
+    length: int,
+    guided: bool,
+    sources: int | None,
     hw: Sequence[int] | None,
     prev_hw: Sequence[int] | None,
     t: float | Tensor,
@@ -24,30 +43,34 @@ def guidance_arguments(
     prior: str,
     interp: str,
     cutoff: Sequence[int] | None,
-    dtypes: Sequence[torch.dtype] = checks.FLOATS,
-) -> tuple:
-    """Checks the arguments of guide and guided_sample and lays them out as the schemas do."""
-    cond = checks.check_tensor("cond", cond, "B, L, C", dtypes)
-    batch, length, channels = cond.shape
-    if uncond is not None:
-        checks.check_like("uncond", uncond, cond.shape, cond, "cond")
-    elif isinstance(t, Tensor) or t != 0:
+    gain: str,
+) -> schemas.Guide:
+    """Checks the numbers of guide and guided_sample and lays them out as the schemas do.
+
+    `length` is cond's, `guided` says whether there is an uncond, and `sources` is prev's length, None without prev.
+    """
+    if not guided and (isinstance(t, Tensor) or t != 0):
         got = "a tensor" if isinstance(t, Tensor) else t
         raise ValueError(f"t must be 0 without uncond (there is nothing to guide away from), got {got}")
-    target, source, block = (1, 1), (1, 1), checks.check_prior((1, 1), (1, 1), prior, interp, None)
-    if prev is not None:
+    operator = operator_numbers(ONE, ONE, prior, interp, None, gain)
+    if sources is not None:
         if hw is None or prev_hw is None:
             raise ValueError(f"hw and prev_hw must be given with prev, got hw={hw} and prev_hw={prev_hw}")
-        target, source = checks.check_grid("hw", hw), checks.check_grid("prev_hw", prev_hw)
-        if target[0] * target[1] != length:
-            raise ValueError(f"hw {target} has {target[0] * target[1]} positions, cond has {length}")
-        checks.check_like("prev", prev, (batch, source[0] * source[1], channels), cond, "cond")
-        block = checks.check_prior(source, target, prior, interp, cutoff)
-    guidance = checks.scalar_argument("t", t, batch, cond.device, length=length)
-    if uncond is None:  # t is 0, also where it varies
-        guidance = (0.0, None)
-    strength = checks.scalar_argument("beta", beta, batch, cond.device, length=length)
-    return cond, uncond, prev, source, target, *guidance, *strength, prior, interp, block
+        operator = operator_numbers(prev_hw, hw, prior, interp, cutoff, gain)
+        if operator.h * operator.w != length:
+            hw = (operator.h, operator.w)
+            raise ValueError(f"hw {hw} has {operator.h * operator.w} positions, cond has {length}")
+        if operator.prev_h * operator.prev_w != sources:
+            prev_hw = (operator.prev_h, operator.prev_w)
+            raise ValueError(f"prev must have {math.prod(prev_hw)} positions for prev_hw {prev_hw}, got {sources}")
+    t, t_tensor = checks.scalar_argument("t", t, batch, device, length=length)
+    if not guided:  # t is 0, also where it varies
+        t, t_tensor = 0.0, None
+    beta, beta_tensor = checks.scalar_argument("beta", beta, batch, device, length=length)
+    return schemas.Guide(*operator[:4], t, beta, *operator[4:], t_tensor, beta_tensor)
+
+
+_numbers = remembered(schemas.Guide())(guidance_numbers)
 
 
 def guide(
@@ -62,12 +85,13 @@ def guide(
     prior: str = "dse",
     interp: str = "bilinear",
     cutoff: Sequence[int] | None = None,
+    gain: str = "energy",
 ) -> tuple[Tensor, Tensor]:
     """Combines the branches of guidance in one pass.
 
     ``cfg = (1 + t) * cond - t * uncond`` and ``guided = cfg + beta * (cfg - prior(prev))`` (SSG, arXiv 2602.05534).
-    Both are linear and preserve a constant bias, so they may be applied to logits or to the features that enter a
-    linear head.
+    Both are linear and (with the gain "energy") preserve a constant bias, so they may be applied to logits or to the
+    features that enter a linear head.
 
     Args:
         cond: (B, L, C), float32, float16 or bfloat16, on a CPU also float64; any strides.
@@ -76,7 +100,7 @@ def guide(
         hw, prev_hw: the grids of cond and prev; needed with `prev`, without it not read, as are beta and `cutoff`.
         t: guidance strength, number or tensor 0-dim, (B,) or (B, L). A scale s of other codebases is t = s - 1.
         beta: extrapolation strength, likewise.
-        prior, interp, cutoff: see `dse_prior`.
+        prior, interp, cutoff, gain: see `dse_prior`.
 
     Returns:
         guided and cfg, both (B, L, C) in cond's dtype; cfg is the next scale's `prev`.
@@ -95,11 +119,11 @@ def guide(
         channel that gives no prior.
     """
     wide = isinstance(cond, Tensor) and cond.device.type == "cpu"
-    dtypes = (*checks.FLOATS, torch.float64) if wide else checks.FLOATS
-    return _autograd.call(
-        torch.ops.varfast.guide,
-        *guidance_arguments(cond, uncond, prev, hw, prev_hw, t, beta, prior, interp, cutoff, dtypes),
-    )
+    cond = check_maps(cond, uncond, prev, (*checks.FLOATS, torch.float64) if wide else checks.FLOATS)
+    length = cond.shape[1]
+    sources = None if prev is None else prev.shape[1]
+    numbers = _numbers(cond, length, uncond is not None, sources, hw, prev_hw, t, beta, prior, interp, cutoff, gain)
+    return _autograd.call(_OP, cond, uncond, prev, *numbers)
 
 
 @torch.library.register_fake("varfast::guide")
@@ -109,9 +133,10 @@ def _fake(cond: Tensor, *rest: object) -> tuple[Tensor, Tensor]:
 
 def _setup(ctx: torch.autograd.function.FunctionCtx, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
     cond, uncond, prev, *rest = inputs
-    t_tensor, beta_tensor = rest[3], rest[5]
-    ctx.save_for_backward(cond, uncond, prev, t_tensor, beta_tensor, output[1])
-    ctx.rest = rest  # type: ignore[attr-defined]
+    numbers = schemas.Guide(*rest)
+    saved: Any = (cond, uncond, prev, numbers.t_tensor, numbers.beta_tensor, output[1])
+    ctx.save_for_backward(*saved)
+    ctx.numbers = numbers._replace(t_tensor=None, beta_tensor=None)  # type: ignore[attr-defined]
 
 
 def _reduced(grad: Tensor, scalars: Tensor | None) -> Tensor | None:
@@ -124,30 +149,31 @@ def _reduced(grad: Tensor, scalars: Tensor | None) -> Tensor | None:
 
 def _backward(ctx: torch.autograd.function.FunctionCtx, d_guided: Tensor, d_cfg: Tensor) -> tuple:
     cond, uncond, prev, t_tensor, beta_tensor, cfg = ctx.saved_tensors  # type: ignore[attr-defined]
-    prev_hw, hw, t, _, beta, _, prior, interp, cutoff = ctx.rest  # type: ignore[attr-defined]
+    numbers: schemas.Guide = ctx.numbers  # type: ignore[attr-defined]
+    operator, unread = numbers.operator, (None,) * (len(numbers) - 2)
     work = torch.promote_types(cond.dtype, torch.float32)
     cond_w = cond.to(work)
     excluded = cond == -math.inf
     d_guided, d_cfg = (torch.where(excluded, 0.0, grad.to(work)) for grad in (d_guided, d_cfg))
-    strength = per_position(beta, beta_tensor, cond_w)
+    strength = per_position(numbers.beta, beta_tensor, cond_w)
     d_prev = d_beta = None
     d_cfg = d_cfg + d_guided
     if prev is not None:
         # In the forward's precision: rounded to prev's dtype, a prior beyond it would be -inf, that is, none.
-        known_in = _prior if work == torch.float64 else torch.ops.varfast.dse_prior
-        known = known_in(prev.to(work), prev_hw, hw, prior, interp, cutoff)
+        known_in = _prior if work == torch.float64 else _PRIOR_OP
+        known = known_in(prev.to(work), *operator)
         absent = excluded | (known == -math.inf)
         d_away = torch.where(absent, 0.0, d_guided)  # of beta * (cfg - prior)
         d_cfg = d_cfg + strength * d_away
-        d_prev = transposed(-strength * d_away, prev_hw, hw, prior, interp, cutoff).to(prev.dtype)
+        d_prev = transposed(-strength * d_away, operator).to(prev.dtype)
         if beta_tensor is not None:
             d_beta = _reduced(d_away * torch.where(absent, 0.0, cfg.to(work) - known), beta_tensor)
     if uncond is None:
-        return d_cfg.to(cond.dtype), None, d_prev, None, None, None, None, None, d_beta, None, None, None
-    guidance = per_position(t, t_tensor, cond_w)
+        return d_cfg.to(cond.dtype), None, d_prev, *unread, None, d_beta
+    guidance = per_position(numbers.t, t_tensor, cond_w)
     d_t = _reduced(d_cfg * torch.where(excluded, 0.0, cond_w - uncond.to(work)), t_tensor)
     d_cond, d_uncond = ((1.0 + guidance) * d_cfg).to(cond.dtype), (-guidance * d_cfg).to(cond.dtype)
-    return d_cond, d_uncond, d_prev, None, None, None, d_t, None, d_beta, None, None, None
+    return d_cond, d_uncond, d_prev, *unread, d_t, d_beta
 
 
 _autograd.register_autograd("guide", _backward, _setup)

@@ -1,14 +1,30 @@
 """guided_sample: guidance and sampling in one pass; guided logits never reach memory."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from varfast import _autograd, _library, checks
+from varfast import _autograd, _library, checks, schemas
 from varfast.ops import _rows
-from varfast.ops.guide import guidance_arguments
+from varfast.ops._remembered import remembered
+from varfast.ops.guide import check_maps, guidance_numbers
 from varfast.reference.guided_sample import guided_sample as _reference
+
+_OP = torch.ops.varfast.guided_sample.default
+
+
+@remembered(schemas.GuidedSample())
+def _numbers(
+    batch: int, device: torch.device, channels: int, groups: int, with_cfg: bool, *rest: Any
+) -> schemas.GuidedSample:
+    groups = checks.check_integer("groups", groups, 1)
+    if channels < 1 or channels % groups:
+        raise ValueError(f"groups must divide the channels of cond ({channels}), got {groups}")
+    guide, sample = guidance_numbers(batch, device, *rest[:11]), _rows.draw_numbers(batch, device, *rest[11:])
+    numbers: tuple[Any, ...] = (*guide[:6], bool(with_cfg), *sample[:9], groups, *guide[6:], *sample[9:])
+    return schemas.GuidedSample(*numbers)
 
 
 def guided_sample(
@@ -24,6 +40,7 @@ def guided_sample(
     prior: str = "dse",
     interp: str = "bilinear",
     cutoff: Sequence[int] | None = None,
+    gain: str = "energy",
     stream: int = 0,
     purpose: int = 0,
     positions: Tensor | None = None,
@@ -40,7 +57,7 @@ def guided_sample(
     """`guide` and `sample` fused: each input is read once and only ids (and what is asked for) are written.
 
     Args:
-        cond, uncond, prev, hw, prev_hw, t, beta, prior, interp, cutoff: see `guide`; logits (B, L, groups*V).
+        cond, uncond, prev, hw, prev_hw, t, beta, prior, interp, cutoff, gain: see `guide`; logits (B, L, groups*V).
         seeds, stream, purpose, positions, temperature, temperature_last, top_k, top_p, min_p, draws: see `sample`.
         groups: independent distributions in each token's channels, drawn at position ``token * groups + group``;
             a bitwise host with logits (B, L, 2d) has groups = d and V = 2.
@@ -59,31 +76,37 @@ def guided_sample(
         Equals ``sample(guide(float32 inputs).guided, ...)`` to the bit; 16-bit inputs are converted to float32 and
         not rounded back on the way. Not differentiable: a derivative of what is returned beside the ids raises.
     """
-    guidance = guidance_arguments(cond, uncond, prev, hw, prev_hw, t, beta, prior, interp, cutoff)
+    cond = check_maps(cond, uncond, prev)
     batch, length, channels = cond.shape
-    groups = checks.check_integer("groups", groups, 1)
-    if channels < 1 or channels % groups:
-        raise ValueError(f"groups must divide the channels of cond ({channels}), got {groups}")
-    _rows.check_vocabulary("cond", cond, groups)
     seeds = _rows.check_seeds(seeds, batch, cond, "cond")
+    sources = None if prev is None else prev.shape[1]
+    numbers = _numbers(
+        cond, channels, groups, return_cfg,
+        length, uncond is not None, sources, hw, prev_hw, t, beta, prior, interp, cutoff, gain,
+        stream, temperature, top_k, top_p, min_p, temperature_last, draws, purpose, return_logprobs,
+    )  # fmt: skip
+    _rows.check_vocabulary("cond", channels // groups)
     positions = _rows.check_positions(positions, batch, length * groups, cond, "cond")
-    rest = _rows.sampling_arguments(
-        batch, cond.device, stream, purpose, temperature, temperature_last, top_k, top_p, min_p, draws
-    )
-    ids, cfg, logprobs, kept, entropy = _autograd.call(
-        torch.ops.varfast.guided_sample, *guidance, seeds, positions, groups, *rest, return_cfg, return_logprobs
-    )
-    if return_logprobs:
-        return _rows.SampleOutput(ids, logprobs, kept, entropy, cfg if return_cfg else None)
-    return _rows.SampleOutput(ids, cfg=cfg) if return_cfg else ids
+    ids, *more = _autograd.call(_OP, cond, seeds, uncond, prev, positions, *numbers)
+    cfg = more.pop(0) if return_cfg else None
+    if not return_cfg and not return_logprobs:
+        return ids
+    logprobs, kept, entropy = more or (None, None, None)
+    return _rows.SampleOutput(ids, logprobs, kept, entropy, cfg)
 
 
 @torch.library.register_fake("varfast::guided_sample")
-def _fake(cond: Tensor, *rest: object) -> tuple[Tensor, ...]:
-    groups, (draws, with_cfg, with_stats) = rest[13], rest[-3:]
-    assert isinstance(groups, checks.INTEGERS) and isinstance(draws, checks.INTEGERS)
-    ids, *stats = _rows.sample_shapes((cond.shape[0], cond.shape[1] * groups, draws), bool(with_stats), cond)
-    return ids, cond.new_empty(cond.shape if with_cfg else (0, 0, 0)), *stats
+def _fake(
+    cond: Tensor,
+    seeds: Tensor,
+    uncond: Tensor | None = None,
+    prev: Tensor | None = None,
+    positions: Tensor | None = None,
+    *rest: Any,
+) -> list[Tensor]:
+    numbers = schemas.GuidedSample(*rest)
+    ids, *stats = _rows.draw_shapes(cond.shape[0], cond.shape[1] * numbers.groups, numbers.sample, cond)
+    return [ids, *([cond.new_empty(cond.shape)] if numbers.with_cfg else []), *stats]
 
 
 _autograd.register_autograd("guided_sample")

@@ -1,11 +1,18 @@
 """sample: temperature, top-k, top-p, min-p and an exact draw, without a sort."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from varfast import _autograd, _library, checks
+from varfast import _autograd, _library, checks, schemas
 from varfast.ops import _rows
+from varfast.ops._remembered import remembered
 from varfast.reference.sample import sample as _reference
+
+_OP = torch.ops.varfast.sample.default
+
+_numbers = remembered(schemas.Sample())(_rows.draw_numbers)
 
 
 def sample(
@@ -62,22 +69,29 @@ def sample(
         of the log-probabilities or entropies raises.
     """
     logits = checks.check_tensor("logits", logits, "B, L, V")
-    batch, length, _ = logits.shape
-    _rows.check_vocabulary("logits", logits)
+    batch, length, vocab = logits.shape
+    _rows.check_vocabulary("logits", vocab)
     seeds = _rows.check_seeds(seeds, batch, logits, "logits")
     positions = _rows.check_positions(positions, batch, length, logits, "logits")
-    rest = _rows.sampling_arguments(
-        batch, logits.device, stream, purpose, temperature, temperature_last, top_k, top_p, min_p, draws
+    numbers = _numbers(
+        logits,
+        stream,
+        temperature,
+        top_k,
+        top_p,
+        min_p,
+        temperature_last,
+        draws,
+        purpose,
+        return_logprobs,
     )
-    output = _autograd.call(torch.ops.varfast.sample, logits, seeds, positions, *rest, return_logprobs)
+    output = _autograd.call(_OP, logits, seeds, positions, *numbers)
     return _rows.SampleOutput(*output) if return_logprobs else output[0]
 
 
 @torch.library.register_fake("varfast::sample")
-def _fake(logits: Tensor, seeds: Tensor, positions: Tensor | None, *rest: object) -> tuple[Tensor, ...]:
-    draws, with_stats = rest[-2:]
-    assert isinstance(draws, checks.INTEGERS)
-    return _rows.sample_shapes((logits.shape[0], logits.shape[1], draws), bool(with_stats), logits)
+def _fake(logits: Tensor, seeds: Tensor, positions: Tensor | None = None, *numbers: Any) -> list[Tensor]:
+    return _rows.draw_shapes(logits.shape[0], logits.shape[1], schemas.Sample(*numbers), logits)
 
 
 _autograd.register_autograd("sample")

@@ -5,9 +5,33 @@ from torch import Tensor
 
 from varfast import _autograd, _library, checks
 from varfast.ops import _rows
+from varfast.ops._remembered import remembered
 from varfast.reference.select_candidate import select_candidate as _reference
 
+_OP = torch.ops.varfast.select_candidate.default
 _RULES = ("var", "paper", "infinity")
+
+
+@remembered(("var", 2.3, 10, 1.8, 0, None, None))
+def _numbers(
+    batch: int,
+    device: torch.device,
+    rule: str,
+    alpha: float | Tensor,
+    keep: int,
+    min_distance: float | Tensor,
+    top: int,
+    stream: int,
+) -> tuple:
+    """Checks them and lays them out as the schema does."""
+    if rule not in _RULES:
+        raise ValueError(f"rule must be one of {', '.join(_RULES)}, got {rule!r}")
+    keep, top = checks.check_integer("keep", keep, 1), checks.check_integer("top", top, 1)
+    stream = checks.check_integer("stream", stream, 0)
+    largest = torch.finfo(torch.float64).max
+    alpha, alpha_tensor = checks.scalar_argument("alpha", alpha, batch, device, low=0.0, high=largest)
+    least, least_tensor = checks.scalar_argument("min_distance", min_distance, batch, device, low=0.0, high=largest)
+    return rule, alpha, top if rule == "infinity" else keep, least, stream, alpha_tensor, least_tensor
 
 
 def select_candidate(
@@ -67,40 +91,19 @@ def select_candidate(
     """
     scores = checks.check_tensor("scores", scores, "B, N")
     batch, count = scores.shape
-    if rule not in _RULES:
-        raise ValueError(f"rule must be one of {', '.join(_RULES)}, got {rule!r}")
     seeds = _rows.check_seeds(seeds, batch, scores, "scores")
-    keep, top, stream = (
-        checks.check_integer(name, number, low)
-        for name, number, low in (("keep", keep, 1), ("top", top, 1), ("stream", stream, 0))
-    )
-    largest = torch.finfo(torch.float64).max
-    (alpha, alpha_tensor), (min_distance, min_distance_tensor) = (
-        checks.scalar_argument(name, value, batch, scores.device, low=0.0, high=largest)
-        for name, value in (("alpha", alpha), ("min_distance", min_distance))
-    )
+    numbers = _numbers(scores, rule, alpha, keep, min_distance, top, stream)
     if order is not None:
         order = checks.check_tensor("order", order, "B, N", (torch.int64,))
         if order.shape != scores.shape:
             raise ValueError(f"order must have shape {(batch, count)}, got {tuple(order.shape)}")
         checks.check_device("order", order, scores, "scores")
     candidates = _check_candidates(candidates, codebook, rule, scores)
-    index, reps, probabilities = _autograd.call(
-        torch.ops.varfast.select_candidate,
-        scores.to(torch.float32),
-        candidates if rule == "var" else None,
-        codebook if rule == "var" else None,
-        seeds,
-        rule,
-        alpha,
-        top if rule == "infinity" else keep,
-        min_distance,
-        stream,
-        order,
-        alpha_tensor,
-        min_distance_tensor,
-    )
-    return (index, reps, probabilities) if return_reps else index
+    if rule != "var":
+        candidates = codebook = None
+    scores = scores if scores.dtype == torch.float32 else scores.to(torch.float32)
+    output = _autograd.call(_OP, scores, seeds, candidates, codebook, order, *numbers)
+    return output if return_reps else output[0]
 
 
 def _check_candidates(candidates: object, codebook: object, rule: str, scores: Tensor) -> Tensor | None:
@@ -123,23 +126,20 @@ def _check_candidates(candidates: object, codebook: object, rule: str, scores: T
             raise ValueError(f"codebook goes with ids alone; candidates are {candidates.dtype}")
         return candidates
     checks.check_codebook(codebook, candidates, "candidates")
-    return candidates.to(torch.int64)
+    return candidates if candidates.dtype == torch.int64 else candidates.to(torch.int64)
 
 
 @torch.library.register_fake("varfast::select_candidate")
 def _fake(
     scores: Tensor,
-    candidates: Tensor | None,
-    codebook: Tensor | None,
     seeds: Tensor,
-    rule: str,
-    alpha: float,
-    keep: int,
-    min_distance: float,
-    stream: int,
-    order: Tensor | None,
-    alpha_tensor: Tensor | None = None,
-    min_distance_tensor: Tensor | None = None,
+    candidates: Tensor | None = None,
+    codebook: Tensor | None = None,
+    order: Tensor | None = None,
+    rule: str = "var",
+    alpha: float = 2.3,
+    keep: int = 10,
+    *rest: object,
 ) -> tuple[Tensor, Tensor, Tensor]:
     batch, most = scores.shape[0], torch.sym_min(keep, scores.shape[1])
     return seeds.new_empty(batch), seeds.new_empty(batch, most), scores.new_empty(batch, most)

@@ -7,7 +7,34 @@ from torch import Tensor
 
 from varfast import _autograd, _library, checks
 from varfast.ops import _rows
+from varfast.ops._remembered import remembered
 from varfast.reference.smooth_embed import smooth_embed as _reference
+
+_OP = torch.ops.varfast.smooth_embed.default
+
+
+@remembered((0.0, 0.0, 0, 0, 0.0, None, None, None))
+def _numbers(
+    batch: int,
+    device: torch.device,
+    ratio: float | Tensor,
+    tau: float | Tensor | None,
+    stream: int,
+    top_k: int,
+    top_p: float | Tensor,
+) -> tuple:
+    """Checks them and lays them out as the schema does."""
+    ratio, ratio_tensor = checks.scalar_argument("ratio", ratio, batch, device, low=0.0)
+    tau = checks.plain(tau)
+    if tau is None:
+        tau = 0.27 * (1 - 0.95 * (ratio if ratio_tensor is None else ratio_tensor))
+        tau = tau.clamp_min(0.005) if isinstance(tau, Tensor) else max(tau, 0.005)
+    elif isinstance(tau, (int, float)) and not 0 < checks.as_float("tau", tau) < math.inf:
+        raise ValueError(f"tau must be a positive number, got {tau!r}")
+    tau, tau_tensor = checks.scalar_argument("tau", tau, batch, device)
+    top_p, top_p_tensor = checks.scalar_argument("top_p", top_p, batch, device, low=0.0, high=1.0)
+    stream, top_k = checks.check_integer("stream", stream, 0), checks.check_integer("top_k", top_k, 0)
+    return ratio, tau, stream, top_k, top_p, ratio_tensor, tau_tensor, top_p_tensor
 
 
 def smooth_embed(
@@ -50,7 +77,7 @@ def smooth_embed(
     """
     logits = checks.check_tensor("logits", logits, "B, L, V")
     batch, length, vocab = logits.shape
-    _rows.check_vocabulary("logits", logits)
+    _rows.check_vocabulary("logits", vocab)
     codebook = checks.check_tensor("codebook", codebook, "V, Cvae")
     checks.check_like("codebook", codebook, (vocab, codebook.shape[1]), logits, "logits")
     seeds = _rows.check_seeds(seeds, batch, logits, "logits")
@@ -60,18 +87,8 @@ def smooth_embed(
         if noise.shape != logits.shape:
             raise ValueError(f"noise must have shape {tuple(logits.shape)}, got {tuple(noise.shape)}")
         checks.check_device("noise", noise, logits, "logits")
-    ratio, ratio_tensor = checks.scalar_argument("ratio", ratio, batch, logits.device, low=0.0)
-    tau = checks.plain(tau)
-    if tau is None:
-        tau = 0.27 * (1 - 0.95 * (ratio if ratio_tensor is None else ratio_tensor))
-        tau = tau.clamp_min(0.005) if isinstance(tau, Tensor) else max(tau, 0.005)
-    elif isinstance(tau, (int, float)) and not 0 < checks.as_float("tau", tau) < math.inf:
-        raise ValueError(f"tau must be a positive number, got {tau!r}")
-    tau, tau_tensor = checks.scalar_argument("tau", tau, batch, logits.device)
-    nucleus, nucleus_tensor = checks.scalar_argument("top_p", top_p, batch, logits.device, low=0.0, high=1.0)
-    stream, top_k = checks.check_integer("stream", stream, 0), checks.check_integer("top_k", top_k, 0)
-    numbers, tensors = (ratio, tau, stream, top_k, nucleus), (ratio_tensor, tau_tensor, nucleus_tensor)
-    return _autograd.call(torch.ops.varfast.smooth_embed, logits, codebook, seeds, noise, positions, *numbers, *tensors)
+    numbers = _numbers(logits, ratio, tau, stream, top_k, top_p)
+    return _autograd.call(_OP, logits, codebook, seeds, noise, positions, *numbers)
 
 
 @torch.library.register_fake("varfast::smooth_embed")

@@ -6,9 +6,11 @@ import torch
 from torch import Tensor
 
 from varfast import _autograd, _library, checks
+from varfast.ops._remembered import remembered
 from varfast.reference.spectral_reweight import spectral_reweight as _reference
 from varfast.reference.spectral_reweight import weights
 
+_OP = torch.ops.varfast.spectral_reweight.default
 _DTYPES = (*checks.FLOATS, torch.float64)
 _MODES = ("suppress", "amplify")
 
@@ -21,6 +23,29 @@ def check_amplification(name: str, alpha: float, beta: float) -> None:
             f"{name} must keep alpha * exp(beta) within float32 (beta + log(alpha) <= {limit:.1f}), "
             f"got beta={beta}, alpha={alpha}"
         )
+
+
+@remembered((0.0, 1.0, False, None, False, None, None))
+def _numbers(
+    batch: int,
+    device: torch.device,
+    beta: float | Tensor,
+    alpha: float | Tensor,
+    mode: str,
+    rank: int | None,
+    relative: bool,
+) -> tuple:
+    """Checks them and lays them out as the schema does."""
+    if mode not in _MODES:
+        raise ValueError(f"mode must be one of {', '.join(_MODES)}, got {mode!r}")
+    if rank is not None:
+        rank = min(checks.check_integer("rank", rank, 1, math.inf), 2**31 - 1)  # the schema's integers end
+    largest = torch.finfo(torch.float64).max
+    beta, beta_tensor = checks.scalar_argument("beta", beta, batch, device, low=0.0, high=largest)
+    alpha, alpha_tensor = checks.scalar_argument("alpha", alpha, batch, device, low=0.0, high=largest)
+    if mode == "amplify" and relative and beta_tensor is None and alpha_tensor is None:
+        check_amplification("beta", alpha, beta)
+    return beta, alpha, mode == "amplify", rank, bool(relative), beta_tensor, alpha_tensor
 
 
 def spectral_reweight(
@@ -74,40 +99,12 @@ def spectral_reweight(
         there is a gap at the cut.
     """
     checks.check_tensor("x", x, "B, L, C", _DTYPES)
-    if mode not in _MODES:
-        raise ValueError(f"mode must be one of {', '.join(_MODES)}, got {mode!r}")
-    if rank is not None:
-        rank = min(checks.check_integer("rank", rank, 1, math.inf), 2**31 - 1)  # the schema's integers end
-    largest = torch.finfo(torch.float64).max
-    beta, beta_tensor = checks.scalar_argument("beta", beta, x.shape[0], x.device, low=0.0, high=largest)
-    alpha, alpha_tensor = checks.scalar_argument("alpha", alpha, x.shape[0], x.device, low=0.0, high=largest)
-    if mode == "amplify" and relative and beta_tensor is None and alpha_tensor is None:
-        check_amplification("beta", alpha, beta)
-    y, sigma = _autograd.call(
-        torch.ops.varfast.spectral_reweight,
-        x,
-        beta,
-        beta_tensor,
-        alpha,
-        alpha_tensor,
-        mode == "amplify",
-        rank,
-        relative,
-    )
+    y, sigma = _autograd.call(_OP, x, *_numbers(x, beta, alpha, mode, rank, relative))
     return (y, sigma) if return_sigma else y
 
 
 @torch.library.register_fake("varfast::spectral_reweight")
-def _fake(
-    x: Tensor,
-    beta: float,
-    beta_tensor: Tensor | None,
-    alpha: float,
-    alpha_tensor: Tensor | None,
-    amplify: bool,
-    rank: int | None,
-    relative: bool,
-) -> tuple[Tensor, Tensor]:
+def _fake(x: Tensor, *rest: object) -> tuple[Tensor, Tensor]:
     sigma = x.new_empty(
         x.shape[0], torch.sym_min(x.shape[1], x.shape[2]), dtype=torch.promote_types(x.dtype, torch.float32)
     )
@@ -115,7 +112,7 @@ def _fake(
 
 
 def _setup(ctx: torch.autograd.function.FunctionCtx, inputs: tuple, output: tuple) -> None:
-    x, beta, beta_tensor, alpha, alpha_tensor, amplify, rank, relative = inputs
+    x, beta, alpha, amplify, rank, relative, beta_tensor, alpha_tensor = inputs
     ctx.save_for_backward(x, beta_tensor, alpha_tensor)
     ctx.numbers = beta, alpha, amplify, rank, relative  # type: ignore[attr-defined]
 
@@ -158,7 +155,7 @@ def _backward(ctx: torch.autograd.function.FunctionCtx, grad_y: Tensor, grad_sig
     sign = 1.0 if amplify else -1.0
     rate = sign * strength * unit
     leading = torch.arange(s.shape[1], dtype=torch.int64, device=s.device) < (s.shape[1] if rank is None else rank)
-    f = weights(s, beta, beta_tensor, alpha, alpha_tensor, amplify, rank, relative)
+    f = weights(s, beta, alpha, amplify, rank, relative, beta_tensor, alpha_tensor)
 
     rotated_x, rotated_grad = u.mT @ values, u.mT @ grad
     rotated_m = rotated_grad @ rotated_x.mT  # gradient of M in the basis u
@@ -180,7 +177,7 @@ def _backward(ctx: torch.autograd.function.FunctionCtx, grad_y: Tensor, grad_sig
         (alpha_tensor, (torch.where(leading, torch.exp(rate * s), 0.0) * change).sum(-1, keepdim=True)),
     ):
         grads.append(None if tensor is None else per_image[:, 0] if tensor.dim() else per_image.sum())
-    return (out if by_rows else out.mT).to(x.dtype), None, grads[0], None, grads[1], None, None, None
+    return (out if by_rows else out.mT).to(x.dtype), None, None, None, None, None, *grads
 
 
 _autograd.register_autograd("spectral_reweight", _backward, _setup, once=True)

@@ -1,11 +1,13 @@
 """Reference of dse_prior: the definition, step by step, in plain PyTorch."""
 
 import math
-from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from varfast.schemas import Operator
 
 
 def dct_matrix(n: int, device: torch.device | None = None) -> Tensor:
@@ -17,11 +19,19 @@ def dct_matrix(n: int, device: torch.device | None = None) -> Tensor:
     return d
 
 
-def dse_prior(
-    prev: Tensor, prev_hw: Sequence[int], hw: Sequence[int], prior: str, interp: str, cutoff: Sequence[int]
-) -> Tensor:
+# What prev's coefficients are multiplied by, of the ratio between the sizes of the two grids.
+GAINS = {
+    "energy": math.sqrt,
+    "verbatim": lambda ratio: 1.0,
+    "verbatim-unnormalised": lambda ratio: 1.0 / math.sqrt(ratio),
+}
+
+
+def dse_prior(prev: Tensor, *numbers: Any) -> Tensor:
     """The prior of `varfast.ops.dse_prior`; computes in float64, which neither autocast nor TF32 rounds."""
-    (m_h, m_w), (h, w), (c_h, c_w) = prev_hw, hw, cutoff
+    operator = Operator(*numbers)
+    m_h, m_w, h, w, prior, interp, _, gain = operator
+    c_h, c_w = operator.known
     batch, _, channels = prev.shape
     values = prev.to(torch.float64)
     none = (values == -math.inf).any(1, keepdim=True)
@@ -43,7 +53,7 @@ def dse_prior(
             d_h, d_w = dct_matrix(h, prev.device), dct_matrix(w, prev.device)
             known = dct_matrix(m_h, prev.device) @ maps @ dct_matrix(m_w, prev.device).T
             spectrum = d_h @ out @ d_w.T
-            block = known[..., :c_h, :c_w] * math.sqrt(h * w / (m_h * m_w))
+            block = known[..., :c_h, :c_w] * GAINS[gain](h * w / (m_h * m_w))
             spectrum = torch.cat([torch.cat([block, spectrum[..., :c_h, c_w:]], -1), spectrum[..., c_h:, :]], -2)
             out = d_h.T @ spectrum @ d_w
     out = out.reshape(batch, channels, h * w).transpose(1, 2)

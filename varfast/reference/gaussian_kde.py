@@ -28,11 +28,12 @@ def _squared_distances(x: Tensor, y: Tensor) -> Tensor:
 
 def gaussian_kde(
     points: Tensor,
-    samples: Tensor | None,
-    codebook: Tensor | None,
-    weights: Tensor | None,
-    bandwidth: Tensor,
-    log: bool,
+    samples: Tensor | None = None,
+    codebook: Tensor | None = None,
+    weights: Tensor | None = None,
+    bandwidth: float = 1.0,
+    log: bool = False,
+    bandwidth_tensor: Tensor | None = None,
 ) -> Tensor:
     """f(x_i) = sum_j w_j exp(-|x_i - y_j|^2 / (2 h^2)) or its logarithm, (G, M); float64 for float64 embeddings."""
     x, y = as_rows(points, codebook), as_rows(points if samples is None else samples, codebook)
@@ -41,7 +42,12 @@ def gaussian_kde(
     w = torch.ones(y.shape[:2], dtype=work, device=y.device) if weights is None else weights.to(work)
     counts = w != 0  # a sample of no weight does not count, not even a NaN one
     y = torch.where(counts[..., None], y, 0.0)
-    scale = (1.0 / (2.0 * bandwidth**2).clamp(SMALLEST, LARGEST)).to(work)[:, None, None]
+    h = (
+        torch.full((), bandwidth, dtype=torch.float64, device=y.device)
+        if bandwidth_tensor is None
+        else bandwidth_tensor
+    )
+    scale = (1.0 / (2.0 * h**2).clamp(SMALLEST, LARGEST)).to(work).reshape(-1, 1, 1)
     out = x.new_empty(x.shape[:2])
     for part in _tiles(x.shape[0], x.shape[1], y.shape[1]):
         distances = torch.where(counts[:, None], _squared_distances(x[:, part], y), torch.inf)
@@ -57,7 +63,7 @@ def gaussian_kde(
     return out
 
 
-def gaussian_kde_sigma(samples: Tensor, codebook: Tensor | None, weights: Tensor | None) -> Tensor:
+def gaussian_kde_sigma(samples: Tensor, codebook: Tensor | None = None, weights: Tensor | None = None) -> Tensor:
     """Mean over the dimensions of the (weighted) population standard deviation, (G,) float64, in two passes."""
     y, w, mean, total = _moments(samples, codebook, weights)
     return ((w * (y - mean) ** 2).sum(1) / total).sqrt().mean(-1)

@@ -1,12 +1,13 @@
 """Reference of guide: classifier-free guidance and extrapolation away from the prior, in plain PyTorch."""
 
 import math
-from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from varfast.reference.dse_prior import dse_prior
+from varfast.schemas import Guide
 
 
 def per_position(value: float, tensor: Tensor | None, like: Tensor) -> Tensor:
@@ -33,29 +34,17 @@ def combine(
     return torch.where(absent, cfg, guided), cfg
 
 
-def guide(
-    cond: Tensor,
-    uncond: Tensor | None,
-    prev: Tensor | None,
-    prev_hw: Sequence[int],
-    hw: Sequence[int],
-    t: float,
-    t_tensor: Tensor | None,
-    beta: float,
-    beta_tensor: Tensor | None,
-    prior: str,
-    interp: str,
-    cutoff: Sequence[int],
-) -> tuple[Tensor, Tensor]:
+def guide(cond: Tensor, uncond: Tensor | None = None, prev: Tensor | None = None, *rest: Any) -> tuple[Tensor, Tensor]:
     """(guided, cfg), both (B, L, C) in cond's dtype; see `varfast.ops.guide`."""
+    numbers = Guide(*rest)
     work = torch.promote_types(cond.dtype, torch.float32)
     c = cond.to(work)
-    known = None if prev is None else dse_prior(prev.to(work), prev_hw, hw, prior, interp, cutoff)
+    known = None if prev is None else dse_prior(prev.to(work), *numbers.operator)
     guided, cfg = combine(
         c,
         None if uncond is None else uncond.to(work),
         known,
-        per_position(t, t_tensor, c),
-        per_position(beta, beta_tensor, c),
+        per_position(numbers.t, numbers.t_tensor, c),
+        per_position(numbers.beta, numbers.beta_tensor, c),
     )
     return guided.to(cond.dtype, copy=True), cfg.to(cond.dtype, copy=True)

@@ -1,12 +1,14 @@
 """Reference of sample: DESIGN's rules with a sort where the kernels search for thresholds."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from varfast.reference import philox
 from varfast.reference.weights import inverse_temperature, weight_of
+from varfast.schemas import Filters, Sample
 
 
 def column(value: float, tensor: Tensor | None, logits: Tensor) -> Tensor:
@@ -49,29 +51,20 @@ def draw(weights: Tensor, seeds: Tensor, positions: Tensor, stream: int, purpose
     return torch.searchsorted(running, u, right=True)
 
 
-def filtered_weights(
-    logits: Tensor,
-    temperature: float,
-    temperature_tensor: Tensor | None,
-    temperature_last: bool,
-    top_k: int,
-    top_p: float,
-    top_p_tensor: Tensor | None,
-    min_p: float,
-    min_p_tensor: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor]:
+def filtered_weights(logits: Tensor, filters: Filters) -> tuple[Tensor, Tensor, Tensor]:
     """Of float32 logits: which rows are valid (B, L, 1), which tokens stay, and the weights of the draw (B, L, V)."""
     valid = ((logits < math.inf).all(-1) & (logits > -math.inf).any(-1))[..., None]  # a NaN is not < inf
     logits = torch.where(valid, logits, 0.0)
     largest = logits.amax(-1, keepdim=True)
 
-    temp = column(temperature, temperature_tensor, logits)
+    temp = column(filters.temperature, filters.temperature_tensor, logits)
     greedy = ~(temp > 0)
     temp = torch.where(greedy, 1.0, temp)
-    weights = row_weights(logits, largest, torch.ones_like(temp) if temperature_last else temp)
-    nucleus, floor = column(top_p, top_p_tensor, logits), column(min_p, min_p_tensor, logits)
-    kept = filter_tokens(logits, weights, top_k, nucleus, floor)
-    if temperature_last:
+    weights = row_weights(logits, largest, torch.ones_like(temp) if filters.temperature_last else temp)
+    nucleus = column(filters.top_p, filters.top_p_tensor, logits)
+    floor = column(filters.min_p, filters.min_p_tensor, logits)
+    kept = filter_tokens(logits, weights, filters.top_k, nucleus, floor)
+    if filters.temperature_last:
         weights = row_weights(logits, largest, temp)
     # torch.argmax returns any of several equal maxima of a float tensor; the first one is asked for.
     first = (logits == largest).to(torch.int8).argmax(-1, keepdim=True)
@@ -79,52 +72,30 @@ def filtered_weights(
     return valid, kept, torch.where(kept, weights, 0)
 
 
-def sample(
-    logits: Tensor,
-    seeds: Tensor,
-    positions: Tensor | None,
-    stream: int,
-    purpose: int,
-    temperature: float,
-    temperature_tensor: Tensor | None,
-    temperature_last: bool,
-    top_k: int,
-    top_p: float,
-    top_p_tensor: Tensor | None,
-    min_p: float,
-    min_p_tensor: Tensor | None,
-    draws: int,
-    with_stats: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def sample(logits: Tensor, seeds: Tensor, positions: Tensor | None = None, *numbers: Any) -> list[Tensor]:
     """ids (B, L, S), and, asked for, logprobs (B, L, S), kept (B, L), entropy (B, L); see `varfast.ops.sample`."""
+    call = Sample(*numbers)
     batch, length, _ = logits.shape
     logits = logits.to(torch.float32)
     if not logits.numel():
-        return _empty(batch, length, draws, with_stats, logits)
+        return _empty(batch, length, call, logits)
     if positions is None:
         positions = torch.arange(length, dtype=torch.int64, device=logits.device)
     positions = positions.expand(batch, length)
-    valid, kept, weights = filtered_weights(
-        logits, temperature, temperature_tensor, temperature_last, top_k, top_p, top_p_tensor, min_p, min_p_tensor
-    )
-    ids = torch.where(valid, draw(weights, seeds, positions, stream, purpose, draws), -1)
-    if not with_stats:
-        return (ids, *_empty(0, 0, 0, False, logits)[1:])
+    valid, kept, weights = filtered_weights(logits, call.filters)
+    ids = torch.where(valid, draw(weights, seeds, positions, call.stream, call.purpose, call.draws), -1)
+    if not call.with_stats:
+        return [ids]
     p = weights.to(torch.float64) / weights.sum(-1, keepdim=True)
     logprobs = torch.where(valid, p.gather(-1, ids.clamp_min(0)).log(), math.nan)
     entropy = torch.where(valid[..., 0], -torch.special.xlogy(p, p).sum(-1), math.nan)
     count = torch.where(valid[..., 0], kept.sum(-1), 0)
-    return ids, logprobs.to(torch.float32), count.to(torch.int32), entropy.to(torch.float32)
+    return [ids, logprobs.to(torch.float32), count.to(torch.int32), entropy.to(torch.float32)]
 
 
-def _empty(
-    batch: int, length: int, draws: int, with_stats: bool, like: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    ids = torch.full((batch, length, draws), -1, dtype=torch.int64, device=like.device)
-    shape = (batch, length) if with_stats else (0, 0)
-    return (
-        ids,
-        torch.full((*shape, draws if with_stats else 0), math.nan, dtype=torch.float32, device=like.device),
-        torch.zeros(shape, dtype=torch.int32, device=like.device),
-        torch.full(shape, math.nan, dtype=torch.float32, device=like.device),
-    )
+def _empty(batch: int, length: int, call: Sample, like: Tensor) -> list[Tensor]:
+    ids = torch.full((batch, length, call.draws), -1, dtype=torch.int64, device=like.device)
+    if not call.with_stats:
+        return [ids]
+    nats = torch.full((batch, length), math.nan, dtype=torch.float32, device=like.device)
+    return [ids, torch.full_like(ids, math.nan, dtype=torch.float32), torch.zeros_like(nats, dtype=torch.int32), nats]

@@ -49,15 +49,15 @@ def _representatives(rank: Tensor, rows: Tensor, keep: int, min_distance: Tensor
 
 def select_candidate(
     scores: Tensor,
-    candidates: Tensor | None,
-    codebook: Tensor | None,
     seeds: Tensor,
-    rule: str,
-    alpha: float,
-    keep: int,
-    min_distance: float,
-    stream: int,
-    order: Tensor | None,
+    candidates: Tensor | None = None,
+    codebook: Tensor | None = None,
+    order: Tensor | None = None,
+    rule: str = "var",
+    alpha: float = 2.3,
+    keep: int = 10,
+    min_distance: float = 1.8,
+    stream: int = 0,
     alpha_tensor: Tensor | None = None,
     min_distance_tensor: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
