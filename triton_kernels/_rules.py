@@ -5,11 +5,11 @@ They are c of the filters and of the draw (float32; infinity in the second means
 any argument is a tensor, all four travel in a float64 table that is made on the device, without synchronisation.
 """
 
+import ctypes
 import math
 import struct
 from typing import NamedTuple
 
-import numpy as np
 import torch
 import triton
 import triton.language as tl
@@ -51,7 +51,7 @@ def _of_numbers(temperature: float, temperature_last: bool, top_p: float, min_p:
     c_filter = _LOG2_E if temperature_last or not temperature > 0 else c
     drop = 1.0 - top_p if 0 < top_p < 1 else -1.0
     least = math.ceil(min(min_p * _ONE, _ONE)) if min_p > 0 else 0
-    return Rules(None, 0, 0, float(np.float32(c_filter)), float(np.float32(c)), as_bits(drop), least)
+    return Rules(None, 0, 0, ctypes.c_float(c_filter).value, ctypes.c_float(c).value, as_bits(drop), least)
 
 
 def make_rules(filters: Filters, batch: int, device: torch.device) -> Rules:

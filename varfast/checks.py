@@ -16,6 +16,9 @@ FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 INTEGERS: Any = (int, torch.SymInt)  # under torch.export a size is symbolic
 PRIORS = ("dse", "nearest", "bilinear", "bicubic", "mean")
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
+GAINS = ("energy", "verbatim", "verbatim-unnormalised")
+RULES = ("var", "paper", "infinity")  # of select_candidate
+BANDWIDTHS = ("silverman", "silverman-batch")  # of gaussian_kde, by name
 
 
 def check_tensor(name: str, value: object, shape: str, dtypes: Sequence[torch.dtype] = FLOATS) -> Tensor:

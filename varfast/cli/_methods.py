@@ -13,7 +13,7 @@ import typer
 from varfast import Sampler
 from varfast.cli._options import METHOD as HELP
 from varfast.guidance import CFG, SSG, DiverseVAR, VARScaling
-from varfast.guidance.var_scaling import RULES
+from varfast.guidance.var_scaling import READ_BY
 from varfast.protocol import Model
 
 KINDS = {"cfg": CFG, "ssg": SSG, "var_scaling": VARScaling, "diverse_var": DiverseVAR}
@@ -106,7 +106,7 @@ def parse(text: str, *, presets: Mapping[str, Mapping[str, Any]]) -> Method:
 def _presets(presets: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """Presets that go with what is given: VAR-Scaling's constants belong to rules, of which "var" is the preset one."""
     rule = given.get("rule")
-    unread = set(RULES["var"]).difference(RULES[rule]) if isinstance(rule, str) and rule in RULES else ()
+    unread = set(READ_BY["var"]).difference(READ_BY[rule]) if isinstance(rule, str) and rule in READ_BY else ()
     return {name: value for name, value in presets.items() if name not in unread}
 
 

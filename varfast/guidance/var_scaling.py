@@ -12,8 +12,7 @@ from varfast import checks, ops
 from varfast.guidance import _schedule
 from varfast.protocol import Recipe, Step
 
-RULES = {"var": ("alpha", "keep", "min_distance"), "paper": ("alpha", "keep"), "infinity": ("top",)}  # what each reads
-BANDWIDTHS = ("silverman", "silverman-batch")
+READ_BY = dict(zip(checks.RULES, (("alpha", "keep", "min_distance"), ("alpha", "keep"), ("top",)), strict=True))
 
 
 def _is_any(value: float | Tensor, *numbers: int) -> bool:
@@ -70,15 +69,15 @@ class VARScaling:
     def __post_init__(self) -> None:
         numbers: dict[str, Any] = {"scales": _schedule.check_scales(self.scales)}
         numbers["candidates"] = checks.check_integer("candidates", self.candidates, 2)
-        if self.rule not in tuple(RULES):
-            raise ValueError(f"rule must be one of {', '.join(RULES)}, got {self.rule!r}")
-        if not (isinstance(self.bandwidth, str) and self.bandwidth in BANDWIDTHS):
+        if self.rule not in checks.RULES:
+            raise ValueError(f"rule must be one of {', '.join(checks.RULES)}, got {self.rule!r}")
+        if not (isinstance(self.bandwidth, str) and self.bandwidth in checks.BANDWIDTHS):
             numbers["bandwidth"] = checks.check_number("bandwidth", self.bandwidth, 1e-30)
         numbers |= {name: checks.check_number(name, getattr(self, name), 0.0) for name in ("alpha", "min_distance")}
         numbers |= {name: checks.check_integer(name, getattr(self, name), 1) for name in ("keep", "top")}
         _schedule.freeze(self, **numbers)
         for field in fields(self):
-            others = any(field.name in names for names in RULES.values()) and field.name not in RULES[self.rule]
+            others = any(field.name in names for names in READ_BY.values()) and field.name not in READ_BY[self.rule]
             if others and getattr(self, field.name) != field.default:
                 raise ValueError(f"{field.name} does not belong to rule={self.rule!r}, which would not read it")
         if self.density not in ("candidates", "exact"):

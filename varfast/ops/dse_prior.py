@@ -11,7 +11,6 @@ from varfast.ops._remembered import remembered
 from varfast.reference.dse_prior import dse_prior as _reference
 
 _OP = torch.ops.varfast.dse_prior.default
-GAINS = ("energy", "verbatim", "verbatim-unnormalised")
 
 
 def operator_numbers(
@@ -25,8 +24,8 @@ def operator_numbers(
     """Checks the grids and the names of an operator and lays them out as the schemas do."""
     source, target = checks.check_grid("prev_hw", prev_hw), checks.check_grid("hw", hw)
     block = checks.check_prior(source, target, prior, interp, cutoff)
-    if gain not in GAINS:
-        raise ValueError(f"gain must be one of {', '.join(GAINS)}, got {gain!r}")
+    if gain not in checks.GAINS:
+        raise ValueError(f"gain must be one of {', '.join(checks.GAINS)}, got {gain!r}")
     return schemas.Operator(*source, *target, prior, interp, None if cutoff is None else block, gain)
 
 

@@ -11,7 +11,6 @@ from varfast.reference import gaussian_kde as _reference
 _OP = torch.ops.varfast.gaussian_kde.default
 _SIGMA_OP = torch.ops.varfast.gaussian_kde_sigma.default
 _BACKWARD_OP = torch.ops.varfast.gaussian_kde_backward.default
-_RULES = ("silverman", "silverman-batch")
 
 
 def gaussian_kde(
@@ -81,8 +80,10 @@ def gaussian_kde(
     if n is not None:
         n = _check_count(n, bandwidth)
     if isinstance(bandwidth, str):
-        if bandwidth not in _RULES:
-            raise ValueError(f"bandwidth must be a number, a tensor or one of {', '.join(_RULES)}, got {bandwidth!r}")
+        if bandwidth not in checks.BANDWIDTHS:
+            raise ValueError(
+                f"bandwidth must be a number, a tensor or one of {', '.join(checks.BANDWIDTHS)}, got {bandwidth!r}"
+            )
         if n is None and isinstance(samples, str):
             raise ValueError('n, the number of candidates in Silverman\'s rule, must be given with samples="exact"')
         sigma = _autograd.call(_SIGMA_OP, points if flat is None else flat, codebook, weights)

@@ -9,7 +9,6 @@ from varfast.ops._remembered import remembered
 from varfast.reference.select_candidate import select_candidate as _reference
 
 _OP = torch.ops.varfast.select_candidate.default
-_RULES = ("var", "paper", "infinity")
 
 
 @remembered(("var", 2.3, 10, 1.8, 0, None, None))
@@ -24,8 +23,8 @@ def _numbers(
     stream: int,
 ) -> tuple:
     """Checks them and lays them out as the schema does."""
-    if rule not in _RULES:
-        raise ValueError(f"rule must be one of {', '.join(_RULES)}, got {rule!r}")
+    if rule not in checks.RULES:
+        raise ValueError(f"rule must be one of {', '.join(checks.RULES)}, got {rule!r}")
     keep, top = checks.check_integer("keep", keep, 1), checks.check_integer("top", top, 1)
     stream = checks.check_integer("stream", stream, 0)
     largest = torch.finfo(torch.float64).max
