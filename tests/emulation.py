@@ -39,7 +39,8 @@ def run(
 ) -> subprocess.CompletedProcess:
     """Runs a program whose launches are for `device` (csrc/simt/limits.h).
 
-    `record`: of what its kernels take, by default the ops'; `blocks` "some": the first, the last and one at random.
+    `record`: of what its kernels take, by default the ops'. `blocks` "some": the first, the last and one at random;
+    "all,some": all of the first launch.
     """
     environment = {**os.environ, "SIMT_DEVICE": device, "SIMT_BLOCKS": blocks}
     environment["SIMT_PTXAS"] = str(record or ROOT / "csrc" / "simt" / "ptxas.txt")

@@ -7,13 +7,18 @@
 
 namespace varfast::simt {
 
-// Which blocks (or clusters) of a launch run: the environment's SIMT_BLOCKS. `some`: the first, the last and one at
-// random. `none`: the launch is only noted, and a refusal with it.
+// Which blocks (or clusters) of a launch run. `some`: the first, the last and one at random. `none`: the launch is only
+// noted, and a refusal with it.
 enum class Blocks { all, some, none };
-inline Blocks blocks_to_run = [] {
-  const char* asked = std::getenv("SIMT_BLOCKS");
-  return asked != nullptr && std::string(asked) == "some" ? Blocks::some : Blocks::all;
+// Of the first launch, the second and so on, and the last word of all that follow: the environment's SIMT_BLOCKS.
+inline std::vector<Blocks> blocks_to_run = [] {
+  const char* const asked = std::getenv("SIMT_BLOCKS");
+  std::istringstream words(asked == nullptr ? "all" : asked);
+  std::vector<Blocks> out;
+  for (std::string word; std::getline(words, word, ',');) out.push_back(word == "some" ? Blocks::some : Blocks::all);
+  return out;
 }();
+inline Blocks blocks_of_next() { return blocks_to_run[std::min(plans.size(), blocks_to_run.size() - 1)]; }
 
 inline void run_cluster() {
   const int count = static_cast<int>(cluster->threads.size());
@@ -41,9 +46,9 @@ inline void run_cluster() {
 inline std::vector<int64_t> order_of(const Launch& shape, std::mt19937_64& random) {
   const int64_t count = shape.blocks / shape.cluster;
   std::vector<int64_t> out;
-  if (blocks_to_run == Blocks::all) {
+  if (blocks_of_next() == Blocks::all) {
     for (int64_t c = 0; c < count; ++c) out.push_back(c);
-  } else if (blocks_to_run == Blocks::some && count > 0) {
+  } else if (count > 0) {
     out = {0, count - 1, static_cast<int64_t>(random() % static_cast<uint64_t>(count))};
     std::sort(out.begin(), out.end());
     out.erase(std::unique(out.begin(), out.end()), out.end());
@@ -123,7 +128,7 @@ struct Launcher<kernel> {
       plan.registers = registers_of(*known, *device);
     }
     plan.refusal = refused(plan, *device);
-    if (blocks_to_run == Blocks::none) {
+    if (blocks_of_next() == Blocks::none) {
       plans.push_back(plan);
       return nullptr;
     }

@@ -30,7 +30,7 @@ inline float* room(int64_t) { return static_cast<float*>(memory()); }
 template <class Plan>
 int print(const char* file, Plan plan) {
   Files files(file, "/dev/null");
-  varfast::simt::blocks_to_run = varfast::simt::Blocks::none;
+  varfast::simt::blocks_to_run = {varfast::simt::Blocks::none};
   for (int64_t left = files.read<int64_t>(); left > 0; --left) {
     const Shape shape = Shape::read(files);
     for (const varfast::simt::Device& device : varfast::simt::kDevices) {
