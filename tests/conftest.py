@@ -31,7 +31,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         missing["slow"] = "slow: run with --slow (`make check`)"
     required = set(filter(None, os.environ.get("VARFAST_REQUIRE", "").split(",")))
     if os.environ.get("CI") == "true":
-        required.add("needs_triton")  # which the test extra brings
+        required |= {mark for mark in missing if mark.startswith("needs_")}  # the test extra brings them all
     for item in items:
         for mark, reason in missing.items():
             # Not item.keywords: they hold the names of the folders above as well.
