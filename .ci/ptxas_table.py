@@ -1,5 +1,5 @@
-"""Turns ptxas' report (--ptxas-options=-v) into a table; exits with 1 where a kernel spills registers, or takes more
-than the record that the emulation of launches goes by (csrc/simt/ptxas.txt).
+"""Turns ptxas' report (--ptxas-options=-v) into a table; exits with 1 where a kernel spills registers, takes
+more of them than the record that the emulation of launches goes by (csrc/simt/ptxas.txt), or differs from it otherwise.
 
 `python .ci/ptxas_table.py REPORT [--record]`: with --record, a report of all architectures is written down there.
 """
@@ -89,6 +89,9 @@ def main(report: str, write: bool = False) -> int:
     if spilled:
         print("registers spill in " + ", ".join(spilled))
     if write:
+        if {row["arch"] for row in rows} != set(ARCHS):
+            print("a record needs a report of " + ", ".join(ARCHS))
+            return 1
         record(limits(rows))
     stale = differences(limits(rows), recorded())
     if stale:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from host_cases import ALL, LABELS, STEPS, image_of
+from host_cases import ALL, LABELS, STEPS, drawn, image_of
 from tiny import tiny_var
 from torch import Tensor, nn
 from upstream_like import Attention, UpstreamVAR
@@ -126,10 +126,6 @@ COPIES: dict[str, Callable[[Any], Any]] = {
     **{f"pickle {n}": lambda model, n=n: pickle.loads(pickle.dumps(model, n)) for n in (0, 2, 5)},
     "pure pickle": lambda model: pickle._loads(pickle._dumps(model)),  # type: ignore[attr-defined]
 }
-
-
-def drawn(model: Any, method: str, call: dict[str, Any]) -> Tensor:
-    return image_of(getattr(model, method)(**call | {"g_seed": 1}))
 
 
 @EVERY_HOST

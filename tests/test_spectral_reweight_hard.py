@@ -80,7 +80,7 @@ def by_triton(kinds: list[str], n: int, count: int) -> None:
 
     for kind in kinds:
         x = hardest(kind, n, count).float()
-        y, sigma = kernels.spectral_reweight(x, 1.0, None, 1.0, None, False, None, True)
+        y, sigma = kernels.spectral_reweight(x, 1.0, relative=True)
         within_the_bound(x, y, sigma, {"beta": 1.0}, (kind, n))
 
 

@@ -9,7 +9,7 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from varfast.triton_kernels._chip import NVIDIA, chip_of
+from varfast.triton_kernels._chip import chip_of
 
 from varfast.reference.spectral_reweight import weights
 
@@ -91,8 +91,7 @@ def eigh(gram: Tensor) -> tuple[Tensor, Tensor]:
     width, chip = max(triton.next_power_of_2(n), 2), chip_of(gram.device)
     if batch:
         with torch.cuda.device_of(gram):
-            # AMD's threads have registers for half as many of the 32 x 64 values.
-            warps = (128 if chip == NVIDIA else 256) // chip.lanes
+            warps = 32 * 64 // chip.values // chip.lanes  # a round turns 32 pairs of 64 values
             jacobi_kernel[(batch,)](
                 work, vectors, values, n, even, SWEEPS, PAIRS=width // 2, WIDTH=width, num_warps=warps
             )

@@ -187,4 +187,4 @@ def scalar_argument(
         raise ValueError(f"{name} must lie in [{low}, {high}], got {value}")
     if (tensor := varying(number, device)) is not None:
         return 0.0, tensor
-    return number, None
+    return number + 0.0, None  # 0.0 for -0.0: what is remembered by its value makes no difference of them

@@ -4,8 +4,8 @@
 #define VF_EXPORT __attribute__((visibility("default")))
 
 namespace varfast {
-// Of the ops' schemas: another number where an argument or a result is another one or has another meaning. An argument
-// that is added at the end, with a default, does not change it.
+// Of the ops' schemas: raised where an argument or a result changes, or what it means. An argument that is added at the
+// end, with a default, does not change it.
 constexpr int kSchemaVersion = 2;
 }  // namespace varfast
 

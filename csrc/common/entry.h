@@ -18,7 +18,7 @@ namespace varfast {
 // The arguments of a call as the dispatcher hands them over, taken one after the other.
 class Arguments {
  public:
-  explicit Arguments(const StableIValue* values) : next_(values) {}
+  Arguments(const StableIValue* values, uint64_t count) : next_(values), end_(values + count) {}
   Tensor tensor() { return take<Tensor>(); }
   OptTensor maybe_tensor() { return take<OptTensor>(); }
   int64_t integer() { return take<int64_t>(); }
@@ -27,14 +27,15 @@ class Arguments {
   double number() { return take<double>(); }
   bool flag() { return take<bool>(); }
   std::string text() { return take<std::string>(); }
-  int64_t taken_since(const StableIValue* values) const { return next_ - values; }
+  bool all_taken() const { return next_ == end_; }
 
  private:
   template <class T>
   T take() {
+    STD_TORCH_CHECK(next_ != end_, "a struct of arguments takes more than its schema has");
     return torch::stable::detail::to<T>(*next_++);
   }
-  const StableIValue* next_;
+  const StableIValue *next_, *end_;
 };
 
 inline void give(StableIValue* values, const Tensor& result) { *values = torch::stable::detail::from(result); }
@@ -70,10 +71,9 @@ struct Entry<Op, function> {
   static void boxed(StableIValue* values, uint64_t count, uint64_t) {
     const DefaultArithmetic arithmetic;
     try {
-      Arguments arguments(values);
+      Arguments arguments(values, count);
       const Call call = Call::take(arguments);
-      STD_TORCH_CHECK(arguments.taken_since(values) == static_cast<int64_t>(count), Op::name(), " takes ",
-                      arguments.taken_since(values), " arguments, its schema has ", count);
+      STD_TORCH_CHECK(arguments.all_taken(), Op::name(), " takes fewer arguments than its schema has");
       give(values, function(call));
     } catch (const OutOfMemory& error) {
       STD_TORCH_CHECK(false, Op::name(), ": out of memory: ", error.what());

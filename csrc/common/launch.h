@@ -9,9 +9,9 @@
 //   view<T>(pointer, size)[i]                   global memory; under nvcc the size is forgotten
 //   block_x() thread_x() threads() lane() warp() warps()
 //   barrier() warp_barrier()                    all threads of the block, of the warp
-//   cluster_size() cluster_rank() cluster_barrier() remote(view, rank)   the blocks of a cluster, and shared memory of
-//   one
-//                                               of them, from the start of an array; one block each before sm_90
+//   cluster_size() cluster_rank() cluster_barrier() remote(view, rank)
+//                                               the blocks of a cluster, and shared memory of one of them, from the
+//                                               start of an array; before sm_90 a cluster is one block
 //   shuffle_xor(v, mask) shuffle_up(v, by) shuffle(v, lane) ballot(p)   v: any plain struct of whole 4-byte words
 //   VF_UNROLL(8) for (...)                      unrolled, so that what the loop indexes stays in registers
 //   rough_rsqrt(x)                              1 / sqrt(x) of a normal double to about 20 bits, in one instruction

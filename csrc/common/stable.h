@@ -157,15 +157,18 @@ void each_value(const Tensor& x, Check check) {
 // `bounds` of what is no NaN; none: any value will do.
 using Bounds = std::optional<std::pair<double, double>>;
 
-inline Scalars scalars_of(double value, const OptTensor& x, const char* name, int64_t batch, int64_t length,
-                          const Bounds& bounds = {}) {
+// A number, or 0-dim or (B,) of them, or (B, L) where a `length` is given.
+inline Scalars scalars_of(double value, const OptTensor& x, const char* name, int64_t batch, const Bounds& bounds = {},
+                          std::optional<int64_t> length = {}) {
   Scalars out;
   out.view = {nullptr, 0, 0, value};
   if (!x.has_value()) return out;
   STD_TORCH_CHECK(x->scalar_type() == ScalarType::Double, name, " must be float64");
-  STD_TORCH_CHECK(x->dim() <= 2, name, " must be 0-dim, (B,) or (B, L)");
+  STD_TORCH_CHECK(x->dim() <= (length.has_value() ? 2 : 1), name, " must be 0-dim or (B,)",
+                  length.has_value() ? " or (B, L)" : "");
   if (x->dim() >= 1) STD_TORCH_CHECK(x->size(0) == batch, name, " must have B=", batch, " rows, got ", x->size(0));
-  if (x->dim() == 2) STD_TORCH_CHECK(x->size(1) == length, name, " must have L=", length, " columns, got ", x->size(1));
+  if (x->dim() == 2)
+    STD_TORCH_CHECK(x->size(1) == *length, name, " must have L=", *length, " columns, got ", x->size(1));
   if (bounds.has_value()) {
     each_value<double>(*x, [&](double number) {
       STD_TORCH_CHECK(bounds->first <= number && number <= bounds->second, name, " must lie in [", bounds->first, ", ",

@@ -145,6 +145,7 @@ Matrix fold(const Matrix& from) {
 constexpr int64_t kDenseSources = 64;
 
 std::vector<Term> make_terms(const PriorSpec& spec) {
+  const Gain gain = gain_of(spec.gain);
   const auto [m_h, m_w] = spec.prev_hw;
   const auto [h, w] = spec.hw;
   const auto resample = [&](const std::string& mode) {
@@ -154,7 +155,6 @@ std::vector<Term> make_terms(const PriorSpec& spec) {
   if (spec.prev_hw == spec.hw) return {resample("nearest")};  // exact, where rounding would leave 1e-8
   if (spec.prior != "dse") return {resample(spec.prior)};
   const Term u = resample(spec.interp);
-  const Gain gain = gain_of(spec.gain);
   const auto side = [gain](int64_t n, int64_t m, int64_t c, const Matrix& interpolated) {
     const Matrix d = dct(n, c);
     const Matrix a = transposed_product(d, dct(m, c), of_side(gain, n, m));

@@ -32,7 +32,7 @@ inline FilterSetup filter_setup(const FilterLogitsCall& call) {
   out.logits = rows_of(call.logits, "logits");
   const Rows& rows = out.logits;
   check_vocabulary(rows.channels);
-  out.rule = rule_setup(call.filters, rows.batch, rows.length);
+  out.rule = rule_setup(call.filters, rows.batch);
   out.out = empty_like_shape(call.logits, {rows.batch, rows.length, rows.channels}, ScalarType::Float);
   out.task = {.rule = out.rule.args,
               .rows = rows.length,

@@ -114,12 +114,12 @@ inline void set_bandwidth(GaussianKdeArgs& args, const GaussianKdeCall& call, st
     STD_TORCH_CHECK(!(h <= 0.0 || h == std::numeric_limits<double>::infinity()),
                     "bandwidth must be positive and finite, got ", h);
   };
+  const Scalars bandwidth = scalars_of(call.bandwidth, call.bandwidth_tensor, "bandwidth", args.groups);
   if (call.bandwidth_tensor.has_value()) {
     each_value<double>(*call.bandwidth_tensor, check);
   } else {
     check(call.bandwidth);
   }
-  const Scalars bandwidth = scalars_of(call.bandwidth, call.bandwidth_tensor, "bandwidth", args.groups, 0);
   hold.push_back(bandwidth.hold);
   args.bandwidth = bandwidth.view;
 }

@@ -75,8 +75,8 @@ inline GuideSetup guide_setup(const GuideCall& call, bool takes_float64 = false)
     STD_TORCH_CHECK(args.length == args.plan.h * args.plan.w, "cond must have one row for each cell of its grid");
   }
   constexpr double kAny = std::numeric_limits<double>::infinity();
-  out.t = scalars_of(call.t, call.t_tensor, "t", args.batch, args.length, Bounds{{-kAny, kAny}});
-  out.beta = scalars_of(call.beta, call.beta_tensor, "beta", args.batch, args.length, Bounds{{-kAny, kAny}});
+  out.t = scalars_of(call.t, call.t_tensor, "t", args.batch, Bounds{{-kAny, kAny}}, args.length);
+  out.beta = scalars_of(call.beta, call.beta_tensor, "beta", args.batch, Bounds{{-kAny, kAny}}, args.length);
   args.t = out.t.view;
   args.beta = out.beta.view;
   return out;

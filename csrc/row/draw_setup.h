@@ -53,12 +53,12 @@ struct RuleSetup {
   Scalars temperature, top_p, min_p;  // keep their tensors alive
 };
 
-inline RuleSetup rule_setup(const FilterCall& call, int64_t batch, int64_t rows) {
+inline RuleSetup rule_setup(const FilterCall& call, int64_t batch) {
   RuleSetup out;
   // No bounds: what is out of range is held within by row_rule.
-  out.temperature = scalars_of(call.temperature, call.temperature_tensor, "temperature", batch, rows);
-  out.top_p = scalars_of(call.top_p, call.top_p_tensor, "top_p", batch, rows);
-  out.min_p = scalars_of(call.min_p, call.min_p_tensor, "min_p", batch, rows);
+  out.temperature = scalars_of(call.temperature, call.temperature_tensor, "temperature", batch);
+  out.top_p = scalars_of(call.top_p, call.top_p_tensor, "top_p", batch);
+  out.min_p = scalars_of(call.min_p, call.min_p_tensor, "min_p", batch);
   out.args = {.temperature = out.temperature.view,
               .top_p = out.top_p.view,
               .min_p = out.min_p.view,
@@ -89,7 +89,7 @@ inline DrawSetup draw_setup(const DrawCall& call, const Tensor& seeds, const Opt
   STD_TORCH_CHECK(seeds.scalar_type() == ScalarType::Long && seeds.dim() == 1 && seeds.size(0) == batch,
                   "seeds must be int64 of shape (", batch, ",)");
   DrawSetup out;
-  out.rule = rule_setup(call.filters, batch, rows);
+  out.rule = rule_setup(call.filters, batch);
   out.ids = empty_like_shape(model, {batch, rows, call.draws}, ScalarType::Long);
 
   DrawArgs& args = out.args;

@@ -117,9 +117,9 @@ inline SelectSetup select_setup(const SelectCandidateCall& call) {
   args.candidates = count;
   args.keep = keep;
   constexpr double kLargest = std::numeric_limits<double>::max();
-  out.alpha = scalars_of(call.alpha, call.alpha_tensor, "alpha", batch, 0, Bounds{{0.0, kLargest}});
+  out.alpha = scalars_of(call.alpha, call.alpha_tensor, "alpha", batch, Bounds{{0.0, kLargest}});
   out.min_distance =
-      scalars_of(call.min_distance, call.min_distance_tensor, "min_distance", batch, 0, Bounds{{0.0, kLargest}});
+      scalars_of(call.min_distance, call.min_distance_tensor, "min_distance", batch, Bounds{{0.0, kLargest}});
   args.alpha = out.alpha.view;
   args.min_distance = out.min_distance.view;
   args.stream = counter_word(call.stream, "stream");

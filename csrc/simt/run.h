@@ -15,7 +15,11 @@ inline std::vector<Blocks> blocks_to_run = [] {
   const char* const asked = std::getenv("SIMT_BLOCKS");
   std::istringstream words(asked == nullptr ? "all" : asked);
   std::vector<Blocks> out;
-  for (std::string word; std::getline(words, word, ',');) out.push_back(word == "some" ? Blocks::some : Blocks::all);
+  for (std::string word; std::getline(words, word, ',');) {
+    if (word != "all" && word != "some") fault("SIMT_BLOCKS is made of all and some, not '" + word + "'");
+    out.push_back(word == "some" ? Blocks::some : Blocks::all);
+  }
+  if (out.empty()) fault("SIMT_BLOCKS is empty");
   return out;
 }();
 inline Blocks blocks_of_next() { return blocks_to_run[std::min(plans.size(), blocks_to_run.size() - 1)]; }

@@ -58,8 +58,8 @@ inline SmoothSetup smooth_setup(const SmoothEmbedCall& call) {
   const DrawCall draw{.stream = call.stream, .filters = filters, .purpose = kPurposeNoise};
   out.draw = draw_setup(draw, call.seeds, call.positions, call.logits, rows.batch, rows.length, rows.channels);
   using Double = std::numeric_limits<double>;
-  out.ratio = scalars_of(call.ratio, call.ratio_tensor, "ratio", rows.batch, 0, Bounds{{0.0, Double::infinity()}});
-  out.tau = scalars_of(call.tau, call.tau_tensor, "tau", rows.batch, 0, Bounds{{Double::denorm_min(), Double::max()}});
+  out.ratio = scalars_of(call.ratio, call.ratio_tensor, "ratio", rows.batch, Bounds{{0.0, Double::infinity()}});
+  out.tau = scalars_of(call.tau, call.tau_tensor, "tau", rows.batch, Bounds{{Double::denorm_min(), Double::max()}});
   out.out = empty_like_shape(codebook, {rows.batch, rows.length, codebook.size(1)}, codebook.scalar_type());
   out.task = {.draw = out.draw.args,
               .logits = rows.data,

@@ -48,8 +48,8 @@ inline SpectralSetup spectral_setup(const SpectralReweightCall& call) {
   out.sigma = empty_like_shape(x, {rows.batch, n}, rows.dtype == Dtype::f64 ? ScalarType::Double : ScalarType::Float);
   out.hold = rows.hold;
   constexpr double kLargest = std::numeric_limits<double>::max();
-  out.beta = scalars_of(call.beta, call.beta_tensor, "beta", rows.batch, 0, Bounds{{0.0, kLargest}});
-  out.alpha = scalars_of(call.alpha, call.alpha_tensor, "alpha", rows.batch, 0, Bounds{{0.0, kLargest}});
+  out.beta = scalars_of(call.beta, call.beta_tensor, "beta", rows.batch, Bounds{{0.0, kLargest}});
+  out.alpha = scalars_of(call.alpha, call.alpha_tensor, "alpha", rows.batch, Bounds{{0.0, kLargest}});
   out.args = {.x = rows.data,
               .batch_stride = rows.batch_stride,
               .row_stride = rows.row_stride,

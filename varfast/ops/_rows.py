@@ -24,10 +24,10 @@ class SampleOutput(NamedTuple):
     cfg: Tensor | None = None
 
 
-def check_vocabulary(name: str, tokens: int) -> None:
+def check_vocabulary(name: str, logits: Tensor, tokens: int) -> None:
     """A row has at least one token, and no more than the kernels' int32 ids can name."""
     if tokens < 1:
-        raise ValueError(f"{name} must have at least one token, got {tokens}")
+        raise ValueError(f"{name} must have at least one token, got shape {tuple(logits.shape)}")
     if tokens >= 2**31:
         raise ValueError(f"{name} must have fewer than 2^31 tokens, got {tokens}")
 

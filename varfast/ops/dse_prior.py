@@ -29,7 +29,7 @@ def operator_numbers(
     return schemas.Operator(*source, *target, prior, interp, None if cutoff is None else block, gain)
 
 
-@remembered(schemas.Operator(0, 0, 0, 0))
+@remembered(_OP, pairs=(0, 1, 4))
 def _numbers(batch: int, device: torch.device, *operator: Any) -> schemas.Operator:
     return operator_numbers(*operator)
 

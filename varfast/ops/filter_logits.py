@@ -13,7 +13,7 @@ from varfast.reference.filter_logits import filter_logits as _reference
 _OP = torch.ops.varfast.filter_logits.default
 
 
-@remembered(schemas.FilterLogits())
+@remembered(_OP)
 def _numbers(batch: int, device: torch.device, probs: bool, *filters: Any) -> schemas.FilterLogits:
     checked = _rows.filter_numbers(batch, device, *filters)
     return schemas.FilterLogits(*checked[:5], bool(probs), *checked[5:])
@@ -50,7 +50,7 @@ def filter_logits(
         derivative raises.
     """
     logits = checks.check_tensor("logits", logits, "B, L, V")
-    _rows.check_vocabulary("logits", logits.shape[2])
+    _rows.check_vocabulary("logits", logits, logits.shape[2])
     numbers = _numbers(logits, probs, temperature, top_k, top_p, min_p, temperature_last)
     return _autograd.call(_OP, logits, *numbers)
 

@@ -16,7 +16,6 @@ from varfast.reference.guide import per_position
 
 _OP = torch.ops.varfast.guide.default
 _PRIOR_OP = torch.ops.varfast.dse_prior.default
-ONE = (1, 1)  # both grids where there is no prev
 
 
 def check_maps(cond: object, uncond: object, prev: object, dtypes: Sequence[torch.dtype] = checks.FLOATS) -> Tensor:
@@ -52,8 +51,9 @@ def guidance_numbers(
     if not guided and (isinstance(t, Tensor) or t != 0):
         got = "a tensor" if isinstance(t, Tensor) else t
         raise ValueError(f"t must be 0 without uncond (there is nothing to guide away from), got {got}")
-    operator = operator_numbers(ONE, ONE, prior, interp, None, gain)
-    if sources is not None:
+    if sources is None:  # the names alone are checked
+        operator = operator_numbers((1, 1), (1, 1), prior, interp, None, gain)
+    else:
         if hw is None or prev_hw is None:
             raise ValueError(f"hw and prev_hw must be given with prev, got hw={hw} and prev_hw={prev_hw}")
         operator = operator_numbers(prev_hw, hw, prior, interp, cutoff, gain)
@@ -70,7 +70,7 @@ def guidance_numbers(
     return schemas.Guide(*operator[:4], t, beta, *operator[4:], t_tensor, beta_tensor)
 
 
-_numbers = remembered(schemas.Guide())(guidance_numbers)
+_numbers = remembered(_OP, pairs=(3, 4, 9))(guidance_numbers)
 
 
 def guide(

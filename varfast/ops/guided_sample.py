@@ -15,7 +15,7 @@ from varfast.reference.guided_sample import guided_sample as _reference
 _OP = torch.ops.varfast.guided_sample.default
 
 
-@remembered(schemas.GuidedSample())
+@remembered(_OP, pairs=(6, 7, 12))
 def _numbers(
     batch: int, device: torch.device, channels: int, groups: int, with_cfg: bool, *rest: Any
 ) -> schemas.GuidedSample:
@@ -85,7 +85,7 @@ def guided_sample(
         length, uncond is not None, sources, hw, prev_hw, t, beta, prior, interp, cutoff, gain,
         stream, temperature, top_k, top_p, min_p, temperature_last, draws, purpose, return_logprobs,
     )  # fmt: skip
-    _rows.check_vocabulary("cond", channels // groups)
+    _rows.check_vocabulary("cond", cond, channels // groups)
     positions = _rows.check_positions(positions, batch, length * groups, cond, "cond")
     ids, *more = _autograd.call(_OP, cond, seeds, uncond, prev, positions, *numbers)
     cfg = more.pop(0) if return_cfg else None

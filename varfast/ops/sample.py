@@ -12,7 +12,7 @@ from varfast.reference.sample import sample as _reference
 
 _OP = torch.ops.varfast.sample.default
 
-_numbers = remembered(schemas.Sample())(_rows.draw_numbers)
+_numbers = remembered(_OP)(_rows.draw_numbers)
 
 
 def sample(
@@ -70,7 +70,7 @@ def sample(
     """
     logits = checks.check_tensor("logits", logits, "B, L, V")
     batch, length, vocab = logits.shape
-    _rows.check_vocabulary("logits", vocab)
+    _rows.check_vocabulary("logits", logits, vocab)
     seeds = _rows.check_seeds(seeds, batch, logits, "logits")
     positions = _rows.check_positions(positions, batch, length, logits, "logits")
     numbers = _numbers(

@@ -13,7 +13,7 @@ from varfast.reference.smooth_embed import smooth_embed as _reference
 _OP = torch.ops.varfast.smooth_embed.default
 
 
-@remembered((0.0, 0.0, 0, 0, 0.0, None, None, None))
+@remembered(_OP)
 def _numbers(
     batch: int,
     device: torch.device,
@@ -77,7 +77,7 @@ def smooth_embed(
     """
     logits = checks.check_tensor("logits", logits, "B, L, V")
     batch, length, vocab = logits.shape
-    _rows.check_vocabulary("logits", vocab)
+    _rows.check_vocabulary("logits", logits, vocab)
     codebook = checks.check_tensor("codebook", codebook, "V, Cvae")
     checks.check_like("codebook", codebook, (vocab, codebook.shape[1]), logits, "logits")
     seeds = _rows.check_seeds(seeds, batch, logits, "logits")

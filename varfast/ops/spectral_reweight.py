@@ -25,7 +25,7 @@ def check_amplification(name: str, alpha: float, beta: float) -> None:
         )
 
 
-@remembered((0.0, 1.0, False, None, False, None, None))
+@remembered(_OP)
 def _numbers(
     batch: int,
     device: torch.device,
