@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 import varfast
+from varfast.files import file_sha256
 from varfast.generation import Layout, layouts
 
 LAYOUTS = ("coco", "geneval", "dpg")
@@ -46,7 +47,7 @@ def device_of(name: str) -> torch.device:
     """The device of this process; upstream's scripts put everything on the current one."""
     device = torch.device(name)
     if device.type == "cuda":
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) if device.index is None else device.index)
         torch.cuda.set_device(device)
     return device
 
@@ -113,9 +114,11 @@ def score(args: argparse.Namespace) -> None:
     """Scores COCO's images with `varfast eval`; says what scores the others, each in an environment of its own."""
     if args.layout == "coco" and args.reference:
         words = ["--images", args.out, "--reference", args.reference, "--prompts", args.out / "prompts.jsonl"]
+        words += ["--out", args.out / "scores", "--device", args.device]
         subprocess.run([sys.executable, "-m", "varfast", "eval", *map(str, words)], check=True)
     elif args.layout == "coco":
-        print(f"varfast eval --images {args.out} --reference IMAGES --prompts {args.out / 'prompts.jsonl'}")
+        print(f"varfast eval --images {args.out} --reference IMAGES --prompts {args.out / 'prompts.jsonl'} "
+              f"--out {args.out / 'scores'}")  # fmt: skip
     elif args.layout == "geneval":
         print(f"python evaluation/evaluate_images.py {args.out} --outfile results.jsonl --model-path DETECTOR")
     else:
@@ -125,9 +128,4 @@ def score(args: argparse.Namespace) -> None:
 
 def sha256(path: Path) -> str:
     """Hex SHA-256 of a file, or of the files of a folder."""
-    digest = hashlib.sha256()
-    for file in sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else [path]:
-        with open(file, "rb") as opened:
-            while chunk := opened.read(2**20):
-                digest.update(chunk)
-    return digest.hexdigest()
+    return file_sha256(*(sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else [path]))

@@ -142,6 +142,7 @@ def test_coco_is_scored_by_eval(
     (command,) = called
     assert command[1:5] == ["-m", "varfast", "eval", "--images"] and command[5:] == [
         out, "--reference", "val2014.npz", "--prompts", str(tmp_path / "out" / "prompts.jsonl"),
+        "--out", str(tmp_path / "out" / "scores"), "--device", "cpu",
     ]  # fmt: skip
 
 

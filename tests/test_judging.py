@@ -212,3 +212,22 @@ def test_what_cannot_be_judged_is_named(
     Image.new("RGB", (8, 8)).save(tmp_path / "odd" / "9.png")
     found, text = run(*words, "-o", "out")
     assert found == code and named in text and "Traceback" not in text, text
+
+
+def test_a_network_whose_features_are_not_finite_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="broken: the network gives features that are not finite"):
+        store.Store(tmp_path, "broken", lambda items: {"x": torch.full((2, 3), torch.nan)}, None)
+    assert not list(tmp_path.glob("broken-1"))
+
+
+def test_the_first_of_two_networks_keeps_the_folder_that_both_found_empty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both see no probe; the second one's must not take over what the first will find there."""
+    one, two = (lambda items, v=value: {"x": torch.full((2, 3), v)} for value in (1.0, 2.0))
+    first = store.Store(tmp_path, "net", one, None)
+    exists = Path.exists
+    blind = iter([False])
+    monkeypatch.setattr(Path, "exists", lambda path: exists(path) and (path.name != store.PROBE or next(blind, True)))
+    second = store.Store(tmp_path, "net", two, None)
+    assert (first.folder.name, second.folder.name) == ("net-0", "net-1")

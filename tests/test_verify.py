@@ -12,6 +12,7 @@ import torch
 from host_cases import ALL, LABELS
 from torch import Tensor, nn
 
+import varfast
 from varfast import cli
 from varfast.verification import Verification, verify
 
@@ -84,8 +85,21 @@ def test_drawn_tokens_are_the_likeliest_while_a_host_is_verified(monkeypatch: py
         p = self.softmax(-1).flatten(0, 1)
         return torch.multinomial(p, 1, replacement=True).view(self.shape[:2])
 
-    monkeypatch.setattr(Tensor, "argmax", drawn)
-    assert verify(model, call).scales
+    method = type(model).autoregressive_infer_cfg
+
+    def own(self: Any, **given: Any) -> Any:  # in the host's run alone: verify itself looks for the likeliest
+        with monkeypatch.context() as patch:
+            patch.setattr(Tensor, "argmax", drawn)
+            return method(self, **given)
+
+    monkeypatch.setattr(type(model), "autoregressive_infer_cfg", own)
+    assert verify(model, call).first is None
+
+
+def test_a_patched_object_is_refused() -> None:
+    model, call = made("var")
+    with pytest.raises(ValueError, match="model: it is patched, so varfast would be compared with itself"):
+        verify(varfast.patch(model), call)
 
 
 def test_other_objects_and_smooth_mode_are_refused() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from varfast.hosts import host_of, patch, unpatch
+from varfast.hosts import host_of, is_patched, patch, unpatch
 from varfast.protocol import Recipe, Step
 
 KNOWN = ("var", "flexvar", "infinity", "hart")
@@ -59,8 +59,8 @@ def verify(model: Any, call: Mapping[str, Any], tolerance: float = 1e-3) -> Veri
         tokens that follow. An image whose token only rounding decided is left out from there on.
 
     Raises:
-        TypeError: another object. ValueError: options that the method's replacement does not take, or upstream's smooth
-            mode, which draws noise.
+        TypeError: another object. ValueError: a patched object, options that the method's replacement does not take, or
+            upstream's smooth mode, which draws noise.
 
     Notes:
         The host's draws are made greedy by taking the likeliest where it calls `torch.multinomial`; its filters keep
@@ -70,6 +70,8 @@ def verify(model: Any, call: Mapping[str, Any], tolerance: float = 1e-3) -> Veri
     name = host.__name__.rpartition(".")[2]
     if name not in KNOWN:
         raise TypeError(f"model: verify knows {', '.join(KNOWN)}, got an object of {name}")
+    if is_patched(model):
+        raise ValueError("model: it is patched, so varfast would be compared with itself; call varfast.unpatch first")
     if call.get("more_smooth"):
         raise ValueError("call: more_smooth draws noise of the host's own; leave it out")
     with _recorded(model) as theirs, _greedy():

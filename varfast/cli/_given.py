@@ -14,7 +14,7 @@ from varfast.evaluation.given import judge_images
 from varfast.evaluation.tables import read_prompts, read_scores
 from varfast.files import atomic_write, file_sha256, writable_folder
 from varfast.metrics import inception
-from varfast.metrics.clip import Clip
+from varfast.metrics.clip import NAME, Clip
 from varfast.metrics.images import open_images
 
 # The options that go with --images; any other is of a model.
@@ -60,6 +60,10 @@ def judge(
         bar.update(task, description="images", completed=0, total=len(images) * (2 if found else 1))
         verdict = judge_images(images, judge, prompts=texts, clip=found, scores=others, advance=more)
     weights = {"inception_sha256": file_sha256(inception.weights_file(inception_weights))}
+    if prompts is not None:
+        weights["prompts_sha256"] = file_sha256(prompts)
+    if found is not None:
+        weights["clip"] = clip or NAME
     facts = {**verdict.facts, **weights, "torch": torch.__version__, "device": device}
     text = json.dumps({**facts, "metrics": verdict.scores}, indent=2) + "\n"
     arrows = {True: " ↑", False: " ↓", None: ""}

@@ -17,6 +17,9 @@ def describe(draw: object) -> dict[str, Any]:
         kind = type(draw.model).__name__ if isinstance(draw, Sampler) else type(draw).__name__
         raise TypeError(f"settings: {kind} does not say what tells its images from others; give a dictionary that does")
     parts = {name.lstrip("_"): repr(value) for name, value in vars(draw).items() if name != "model"}
+    if unclear := [name for name, text in parts.items() if " at 0x" in text]:
+        raise TypeError(f"settings: {unclear[0]} {parts[unclear[0]]} does not say what it holds; give a dictionary")
+    parts["device"] = draw.model.codebook.device.type
     return {**parts, "model": type(draw.model).__name__, "model_sha256": _weights_sha256(draw.model)}
 
 

@@ -102,6 +102,8 @@ def generate(
         if type(batch) is not int or not 1 <= batch <= BLOCK:
             raise ValueError(f"batch: got {batch!r}, needs an int from 1 to {BLOCK}, the size of a block")
         plan = Plan(labels, seeds, numbered(len(labels)) if layout is None else layout, formats)
+        if overview is not None and len(plan.files) != len(plan):
+            raise ValueError("overview: needs a layout with one image a file")
         if "webdataset" in plan.formats:
             _formats.check_webdataset()
         return _Run(world, plan, draw, Path(out_dir), batch, overview).run(settings, overwrite)
@@ -154,7 +156,8 @@ class _Run:
             settings = describe(self.draw)
         versions = {"varfast": __version__, "torch": torch.__version__}
         plan, folder = self.plan, self.folder
-        folder.claim({**settings, "versions": versions}, plan.wanted(), overwrite)
+        wanted = plan.wanted() | ({} if self.overview is None else {OVERVIEW: {}})
+        folder.claim({**settings, "versions": versions}, wanted, overwrite)
         folder.write_texts(plan.layout.texts)
         files = [name for name in plan.collections() if name not in folder.valid]
         if plan.keeps_parts:

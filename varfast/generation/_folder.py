@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from varfast.files import atomic_write, file_sha256
-from varfast.generation._plan import OVERVIEW, WORK
+from varfast.generation._plan import WORK
 
 FILE = "settings.json"
 LOCK = "lock"
@@ -70,7 +70,7 @@ class Folder:
                 "one, or overwrite=True"
             )
         self._delete(self.valid & set(other))
-        foreign = [n for n in [*wanted, OVERVIEW] if n not in self.valid and (self.path / n).exists()]
+        foreign = [n for n in wanted if n not in self.valid and (self.path / n).exists()]
         if foreign and not overwrite:
             raise ValueError(
                 f"out_dir: {self.path / foreign[0]}{_more(foreign)}: not drawn by these settings, or changed since "

@@ -20,11 +20,12 @@ from typing import Any, TypeVar
 
 from varfast.checks import items
 from varfast.hosts import _patched, _settings
+from varfast.hosts._patched import is_patched
 from varfast.hosts.code import CoDe
 from varfast.protocol import PROTOCOL, Model
 from varfast.sampler.arguments import check_guidance, check_path, sampling_recipes
 
-__all__ = ["HOSTS", "CoDe", "patch", "unpatch", "wrap"]
+__all__ = ["HOSTS", "CoDe", "is_patched", "patch", "unpatch", "wrap"]
 
 HOSTS = ("var", "flexvar", "infinity", "hart", "hmar")
 ADDED = ("temperature", "temperature_last", "min_p", "path")  # what `patch` hands on to the sampler

@@ -56,7 +56,10 @@ class Clip:
         found = []
         for some in images.split(self._batch):
             pixels = self._processor(images=list(some.expand(-1, 3, -1, -1)), return_tensors="pt")["pixel_values"]
-            found.append(_embeddings(self._model.get_image_features(pixel_values=pixels.to(self._device))))
+            with torch.backends.cudnn.flags(
+                enabled=True, allow_tf32=False
+            ):  # as for Inception: one score on any device
+                found.append(_embeddings(self._model.get_image_features(pixel_values=pixels.to(self._device))))
         return {"image": torch.cat(found)}
 
     @torch.no_grad()

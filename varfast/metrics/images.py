@@ -98,6 +98,7 @@ class Batch:
         if fortran:
             raise ValueError(f"{path}: arr_0 is in Fortran's order; save numpy.ascontiguousarray(images)")
         self.shape = shape
+        self._stamp = _stamp(path)
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -128,8 +129,16 @@ class Batch:
         self._at = stop
         if len(content) < (stop - start) * size:
             raise ValueError(f"{self.path}: arr_0 ends before image {stop - 1} of {len(self)}")
+        if _stamp(self.path) != self._stamp:
+            raise ValueError(f"{self.path} changed while it was judged; start again")
         images = np.frombuffer(bytearray(content), dtype=np.uint8).reshape(-1, *self.shape[1:])
         return torch.from_numpy(images).permute(0, 3, 1, 2), self.digest(start, stop)
+
+
+def _stamp(path: Path) -> tuple[int, int, int]:
+    """What changes with a file's content, or nearly always."""
+    found = path.stat()
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 ImageSet = Folder | Batch

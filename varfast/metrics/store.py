@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import json
+import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -48,16 +51,24 @@ class Store:
         folder: where stores of all networks lie. name: of this one. compute: the network, from items to named features,
             one row each. probe: items whose features tell networks apart: with other weights, or other code, they
             differ, and the store is another one.
+
+    Raises:
+        ValueError: features of the probe that are not finite. OSError: the folder cannot be written.
     """
 
     def __init__(self, folder: Path, name: str, compute: Callable[[Any], Parts], probe: Any) -> None:
         self.compute = compute
         told = _own(compute(probe))
+        if not all(bool(rows.isfinite().all()) for rows in told.values()):
+            raise ValueError(f"{name}: the network gives features that are not finite; are its weights damaged?")
         for n in itertools.count():
             self.folder = writable_folder(folder / f"{name}-{n}")
             file = self.folder / PROBE
-            if not file.exists():
-                atomic_write(file, lambda path: save_file(told, path))
+            if not file.exists():  # the first probe stays: another network's would take over features that are there
+                with tempfile.TemporaryDirectory(prefix=".varfast-", dir=self.folder) as made:
+                    atomic_write(Path(made) / "new", lambda path: save_file(told, path))
+                    with contextlib.suppress(FileExistsError):
+                        os.link(Path(made) / "new", file)
             if _same(load_file(file), told):
                 break
 
