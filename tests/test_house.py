@@ -81,6 +81,7 @@ PROBED = {
     "test_sampler.py": {"sampler._cost"},
     "test_schemas.py": {"_info"},
     "test_shell.py": {"cli._models", "cli._options"},
+    "test_strategies.py": {"cli._methods"},
     "test_torchrun.py": {"_processes"},
     "test_triton_guide.py": {"triton_kernels._prior"},
 }

@@ -106,7 +106,8 @@ def parse(text: str, *, presets: Mapping[str, Mapping[str, Any]]) -> Method:
 def _presets(presets: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """Presets that go with what is given: VAR-Scaling's constants belong to rules, of which "var" is the preset one."""
     rule = given.get("rule")
-    unread = set(READ_BY["var"]).difference(READ_BY[rule]) if isinstance(rule, str) and rule in READ_BY else ()
+    unread = set(READ_BY["var"]).difference(READ_BY[rule]) if isinstance(rule, str) and rule in READ_BY else set()
+    unread |= {"alpha"} if given.get("strategy", "adaptive") != "adaptive" else set()
     return {name: value for name, value in presets.items() if name not in unread}
 
 
