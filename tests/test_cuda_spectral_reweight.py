@@ -17,7 +17,7 @@ from varfast.reference.spectral_reweight import spectral_reweight as reference
 pytestmark = pytest.mark.source_tree
 
 SOURCE = emulation.ROOT / "tests" / "simt" / "spectral_reweight.cpp"
-FILES = ["spectral_reweight/jacobi_cuda.h", "spectral_reweight/products_cuda.h"]
+FILES = [f"spectral_reweight/{name}_cuda.h" for name in ("jacobi", "products", "products_pairs")]
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
 
 
@@ -27,10 +27,10 @@ def program() -> Path:
 
 
 def call(program: Path, folder: Path, x: Tensor, beta: Tensor, alpha: float, amplify: bool, rank: int | None,
-         relative: bool, seed: int = 0) -> tuple[Tensor, Tensor]:  # fmt: skip
+         relative: bool, seed: int = 0, pairs: bool = False) -> tuple[Tensor, Tensor]:  # fmt: skip
     batch, n = len(x), min(x.shape[1:])
-    data = struct.pack("<Q7qd", seed, *x.shape, DTYPES.index(x.dtype), n if rank is None else rank, amplify, relative,
-                       alpha)  # fmt: skip
+    data = struct.pack("<Q7qdq", seed, *x.shape, DTYPES.index(x.dtype), n if rank is None else rank, amplify, relative,
+                       alpha, pairs)  # fmt: skip
     data += beta.numpy().tobytes() + x.contiguous().view(torch.uint8).numpy().tobytes()
     if n > 64:  # the library's part, between the two halves of ours
         gram = torch.from_numpy(np.frombuffer(emulation.call(program, data, folder), np.float64, batch * n * n).copy())
@@ -45,9 +45,10 @@ def call(program: Path, folder: Path, x: Tensor, beta: Tensor, alpha: float, amp
 
 
 def check(program: Path, folder: Path, x: Tensor, beta: float, alpha: float = 1.0, amplify: bool = False,
-          rank: int | None = None, relative: bool = True, bound: float = 2e-7, seed: int = 0) -> None:  # fmt: skip
+          rank: int | None = None, relative: bool = True, bound: float = 2e-7, seed: int = 0,
+          pairs: bool = False) -> None:  # fmt: skip
     betas = torch.full((len(x),), beta, dtype=torch.float64)
-    y, sigma = call(program, folder, x, betas, alpha, amplify, rank, relative, seed)
+    y, sigma = call(program, folder, x, betas, alpha, amplify, rank, relative, seed, pairs)
     exact, values = reference(x.double(), 0.0, alpha, amplify, rank, relative, betas)
     assert torch.equal(y.isnan(), exact.isnan()) and torch.equal(sigma.isnan(), values.isnan())
     y, exact, sigma, values = (t.nan_to_num(0.0) for t in (y.double(), exact, sigma.double(), values))
@@ -106,6 +107,24 @@ def test_accuracy(program: Path, tmp_path: Path, kind: str) -> None:
     check(program, tmp_path, x.float(), 10.0, amplify=True)
 
 
+@pytest.mark.parametrize("scale", [1e-25, 1.0, 1e15])
+def test_products_of_pairs_are_as_accurate(program: Path, tmp_path: Path, scale: float) -> None:
+    """What GPUs with slow float64 run: within the bounds of float64's products, from fresh numbers and hard ones."""
+    x = torch.randn(2, 9, 70) * scale
+    x[1, 2, 3] = math.nan
+    check(program, tmp_path, x, 1.0, pairs=True)
+    check(program, tmp_path, (x / scale).half(), 1.0, bound=2**-11, pairs=True)
+    for kind in ("cond 1e6", "one and 1e-6", "rank 2"):
+        values = SPECTRA[kind][:: 3 if kind != "rank 2" else 1][:12]
+        check(program, tmp_path, (with_values(values, 40) * scale).float(), 30.0, bound=2e-6, pairs=True)
+    for kind in HARDEST[::3]:
+        check(program, tmp_path, hardest(kind, 5, 1).float(), 1.0, bound=2e-6, pairs=True)
+
+
+def test_larger_problems_are_made_of_pairs_too(program: Path, tmp_path: Path) -> None:
+    check(program, tmp_path, torch.randn(1, 66, 70), 1.0, pairs=True)
+
+
 @pytest.mark.parametrize("shape", [(5, 1), *(pytest.param(s, marks=pytest.mark.slow) for s in ((17, 5), (36, 3)))])
 def test_the_hardest(program: Path, tmp_path: Path, shape: tuple[int, int]) -> None:
     """What keeps QL from ending must not keep Jacobi's rotations from it, or cost digits."""
@@ -155,3 +174,4 @@ def test_every_barrier_is_missed(tmp_path: Path, file: str, which: int) -> None:
     with pytest.raises(AssertionError, match="simt: "):
         check(broken, tmp_path, torch.randn(1, 70, 36), 1.0)
         check(broken, tmp_path, torch.randn(1, 66, 70), 1.0)
+        check(broken, tmp_path, torch.randn(1, 66, 70), 1.0, pairs=True)

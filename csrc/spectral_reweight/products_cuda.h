@@ -13,6 +13,7 @@ struct SpectralTask {
   int64_t splits;           // of the Gram matrix's sum
   double* grams;            // (B, splits, n, n), upper halves
   double* m;                // (B, n, n)
+  bool pairs;               // whether the products are made of pairs of float32 (products_pairs_cuda.h)
 };
 
 }  // namespace varfast
@@ -35,7 +36,8 @@ struct MatrixView {
   view<const T> data;
   int64_t base, by_i, by_k;
 
-  VF_DEVICE double operator()(int64_t i, int64_t k) const { return number(T(data[base + i * by_i + k * by_k])); }
+  VF_DEVICE T stored(int64_t i, int64_t k) const { return data[base + i * by_i + k * by_k]; }
+  VF_DEVICE double operator()(int64_t i, int64_t k) const { return number(stored(i, k)); }
 };
 
 // An image with its shorter side first: (n, inner).
@@ -93,39 +95,56 @@ VF_HD int quads_of(int64_t rows) { return static_cast<int>(((rows < kGramTile ? 
 // A whole number of warps that holds one thread per piece of work.
 inline int threads_for(int64_t work) { return static_cast<int>((work + 31) / 32 * 32); }
 
+// What a block and a thread make of the Gram matrix: a share of the sum for 4 x 4 entries of a pair of tiles.
+struct GramPlace {
+  int64_t image, split, first, second, begin, end;
+  int row, column;
+  bool works;
+
+  VF_DEVICE explicit GramPlace(const SpectralTask& task) {
+    const int64_t pairs = pairs_of(gram_tiles(task.n));
+    image = block_x() / pairs / task.splits;
+    split = block_x() / pairs % task.splits;
+    const PairOf tiles = pair_of(static_cast<int>(block_x() % pairs));
+    first = tiles.row * kGramTile;
+    second = tiles.column * kGramTile;
+    const int rows = quads_of(task.n - first), columns = quads_of(task.n - second);
+    const PairOf half = pair_of(thread_x());
+    row = diagonal() ? half.row : thread_x() / columns;
+    column = diagonal() ? half.column : thread_x() % columns;
+    works = row < rows && column < columns;
+    const int64_t chunk = (task.inner + task.splits - 1) / task.splits;
+    begin = split * chunk;
+    end = begin + chunk < task.inner ? begin + chunk : task.inner;
+  }
+  VF_DEVICE bool diagonal() const { return first == second; }
+  VF_DEVICE void store(const SpectralTask& task, const double (&sum)[4][4]) const {
+    const view<double> out(task.grams, task.batch * task.splits * task.n * task.n);
+    for (int r = 0; r < 4; ++r) {
+      for (int c = 0; c < 4; ++c) {
+        const int64_t i = first + row * 4 + r, j = second + column * 4 + c;
+        if (i < task.n && j < task.n) out[((image * task.splits + split) * task.n + i) * task.n + j] = sum[r][c];
+      }
+    }
+  }
+};
+
 // The upper half of one share of X X^T: a block makes a pair of tiles.
 template <class T>
 VF_KERNEL gram_kernel(SpectralTask task) {
   VF_SHARED(double, left, kInner* kTilePitch);
   VF_SHARED(double, right, kInner* kTilePitch);
-  const int64_t pairs = pairs_of(gram_tiles(task.n)), image = block_x() / pairs / task.splits;
-  const int64_t split = block_x() / pairs % task.splits;
-  const PairOf tiles = pair_of(static_cast<int>(block_x() % pairs));
-  const int64_t first = tiles.row * kGramTile, second = tiles.column * kGramTile;
-  const int rows = quads_of(task.n - first), columns = quads_of(task.n - second);
-  const bool diagonal = first == second;
-  const PairOf half = pair_of(thread_x());
-  const int row = diagonal ? half.row : thread_x() / columns, column = diagonal ? half.column : thread_x() % columns;
-  const bool works = row < rows && column < columns;
-  const int64_t chunk = (task.inner + task.splits - 1) / task.splits;
-  const int64_t end = (split + 1) * chunk < task.inner ? (split + 1) * chunk : task.inner;
-  const MatrixView<T> x = image_of<T>(task, image);
+  const GramPlace place(task);
+  const MatrixView<T> x = image_of<T>(task, place.image);
   double sum[4][4] = {};
-  for (int64_t from = split * chunk; from < end; from += kInner) {
+  for (int64_t from = place.begin; from < place.end; from += kInner) {
     barrier();
-    stage(x, first, task.n, from, end, left);
-    if (!diagonal) stage(x, second, task.n, from, end, right);
+    stage(x, place.first, task.n, from, place.end, left);
+    if (!place.diagonal()) stage(x, place.second, task.n, from, place.end, right);
     barrier();
-    if (works) multiply(left, diagonal ? left : right, row, column, sum);
+    if (place.works) multiply(left, place.diagonal() ? left : right, place.row, place.column, sum);
   }
-  if (!works) return;
-  const view<double> out(task.grams, task.batch * task.splits * task.n * task.n);
-  for (int r = 0; r < 4; ++r) {
-    for (int c = 0; c < 4; ++c) {
-      const int64_t i = first + row * 4 + r, j = second + column * 4 + c;
-      if (i < task.n && j < task.n) out[((image * task.splits + split) * task.n + i) * task.n + j] = sum[r][c];
-    }
-  }
+  if (place.works) place.store(task, sum);
 }
 
 VF_DEVICE void put(double x, double* to) { *to = x; }
@@ -134,41 +153,60 @@ VF_DEVICE void put(double x, T* to) {
   from_float(static_cast<float>(x), to);
 }
 
+// What a block and a thread make of M X, or of its transpose: 4 x 4 entries of a tile.
+template <class T>
+struct ApplyPlace {
+  int64_t image, first, second;
+  int row, column;
+  bool works;
+  MatrixView<double> m;
+  MatrixView<T> columns;
+
+  VF_DEVICE explicit ApplyPlace(const SpectralTask& task)
+      : image(block_x() / gram_tiles(task.inner) / gram_tiles(task.n)),
+        first(block_x() / gram_tiles(task.inner) % gram_tiles(task.n) * kGramTile),
+        second(block_x() % gram_tiles(task.inner) * kGramTile),
+        row(thread_x() / kQuads),
+        column(thread_x() % kQuads),
+        works(first + row * 4 < task.n),
+        m{view<const double>(task.m, task.batch * task.n * task.n), image * task.n * task.n, 1, task.n},
+        columns(image_of<T>(task, image)) {  // M is symmetric: read along its rows
+    const int64_t by_i = columns.by_i;
+    columns.by_i = columns.by_k;
+    columns.by_k = by_i;
+  }
+  VF_DEVICE void store(const SpectralTask& task, const double (&sum)[4][4]) const {
+    const SpectralArgs& args = task.spectral;
+    const bool by_rows = args.length <= args.channels;
+    const int64_t size = args.length * args.channels;
+    const view<T> y(static_cast<T*>(args.y) + image * size, size);
+    for (int r = 0; r < 4; ++r) {
+      for (int c = 0; c < 4; ++c) {
+        const int64_t i = first + row * 4 + r, j = second + column * 4 + c;
+        if (i >= task.n || j >= task.inner) continue;
+        T value;
+        put(sum[r][c], &value);
+        y[by_rows ? i * args.channels + j : j * args.channels + i] = value;
+      }
+    }
+  }
+};
+
 // Y = M X, or its transpose: a block makes one tile.
 template <class T>
 VF_KERNEL apply_kernel(SpectralTask task) {
   VF_SHARED(double, left, kInner* kTilePitch);
   VF_SHARED(double, right, kInner* kTilePitch);
-  const SpectralArgs& args = task.spectral;
-  const int64_t across = gram_tiles(task.inner), down = gram_tiles(task.n), image = block_x() / across / down;
-  const int64_t first = block_x() / across % down * kGramTile, second = block_x() % across * kGramTile;
-  const int row = thread_x() / kQuads, column = thread_x() % kQuads;
-  const MatrixView<double> m{view<const double>(task.m, task.batch * task.n * task.n), image * task.n * task.n, 1,
-                             task.n};  // symmetric: read along its rows
-  const MatrixView<T> x = image_of<T>(task, image);
-  const MatrixView<T> columns{x.data, x.base, x.by_k, x.by_i};
-  const bool works = first + row * 4 < task.n;
+  const ApplyPlace<T> place(task);
   double sum[4][4] = {};
   for (int64_t from = 0; from < task.n; from += kInner) {
     barrier();
-    stage(m, first, task.n, from, task.n, left);
-    stage(columns, second, task.inner, from, task.n, right);
+    stage(place.m, place.first, task.n, from, task.n, left);
+    stage(place.columns, place.second, task.inner, from, task.n, right);
     barrier();
-    if (works) multiply(left, right, row, column, sum);
+    if (place.works) multiply(left, right, place.row, place.column, sum);
   }
-  if (!works) return;
-  const bool by_rows = args.length <= args.channels;
-  const int64_t size = args.length * args.channels;
-  const view<T> y(static_cast<T*>(args.y) + image * size, size);
-  for (int r = 0; r < 4; ++r) {
-    for (int c = 0; c < 4; ++c) {
-      const int64_t i = first + row * 4 + r, j = second + column * 4 + c;
-      if (i >= task.n || j >= task.inner) continue;
-      T value;
-      put(sum[r][c], &value);
-      y[by_rows ? i * args.channels + j : j * args.channels + i] = value;
-    }
-  }
+  if (place.works) place.store(task, sum);
 }
 
 VF_END

@@ -1,8 +1,10 @@
 // spectral_reweight on NVIDIA GPUs, in three launches: the Gram matrix and the product want all multiprocessors, the
 // eigenproblem between them one block an image. Beyond 64 on the shorter side torch.linalg.eigh solves it instead.
 #include <array>
+#include <type_traits>
 
 #include "spectral_reweight/jacobi_cuda.h"
+#include "spectral_reweight/products_pairs_cuda.h"
 
 namespace varfast {
 
@@ -66,6 +68,9 @@ const char* launch_gram(const SpectralTask& task, void* stream) {
   const int64_t tiles = gram_tiles(task.n);
   const int64_t work = tiles > 1 ? kQuads * kQuads : pairs_of(quads_of(task.n));
   const Launch shape{task.batch * task.splits * pairs_of(tiles), threads_for(work), 0, stream};
+  if constexpr (!std::is_same_v<T, double>) {
+    if (task.pairs) return VF_LAUNCH(gram_pairs_kernel<T>, shape, task);
+  }
   return VF_LAUNCH(gram_kernel<T>, shape, task);
 }
 
@@ -79,6 +84,9 @@ template <class T>
 const char* launch_apply(const SpectralTask& task, void* stream) {
   const Launch shape{task.batch * gram_tiles(task.inner) * gram_tiles(task.n), threads_for(quads_of(task.n) * kQuads),
                      0, stream};
+  if constexpr (!std::is_same_v<T, double>) {
+    if (task.pairs) return VF_LAUNCH(apply_pairs_kernel<T>, shape, task);
+  }
   return VF_LAUNCH(apply_kernel<T>, shape, task);
 }
 
@@ -154,6 +162,11 @@ std::tuple<Tensor, Tensor> spectral_cuda(const SpectralReweightCall& call) {
   task.n = std::min(x.size(1), x.size(2));
   task.inner = std::max(x.size(1), x.size(2));
   if (task.n == 0 || task.batch == 0) return {setup.y, setup.sigma};
+  int slower = 0;  // 2 on the large GPUs, 32 or 64 on 8.6, 8.9 and 12.0
+  STD_TORCH_CHECK(
+      cudaDeviceGetAttribute(&slower, cudaDevAttrSingleToDoublePrecisionPerfRatio, x.get_device_index()) == cudaSuccess,
+      "CUDA does not know the speed of float64 of device ", x.get_device_index());
+  task.pairs = slower > VF_ISA::kPairOperations;
   VF_FOR_DTYPE_OR(f64, setup.args.dtype, T, reweight<T>(task, x, device.stream()));
   return {setup.y, setup.sigma};
 }

@@ -83,6 +83,7 @@ int main(int argc, char** argv) {
   args.amplify = files.read<int64_t>() != 0;
   args.relative = files.read<int64_t>() != 0;
   args.alpha.value = files.read<double>();
+  task.pairs = files.read<int64_t>() != 0;
   const std::vector<double> beta = files.read<double>(task.batch);
   args.beta = {beta.data(), 1, 0, 0.0};
   const int64_t size = args.length * args.channels;
