@@ -208,6 +208,13 @@ def test_every_launch_of_the_other_ops(op: str, shapes: list[Shape], tmp_path: P
     hold(plans(op, list(dict.fromkeys(shapes)), tmp_path))
 
 
+def test_products_are_of_pairs_where_float64_is_slow(tmp_path: Path) -> None:
+    found = plans("spectral_reweight", FEATURES[:4], tmp_path)
+    for (_, device), launches in found.items():
+        pairs = ["_pairs_kernel" in launch.kernel for launch in launches if "jacobi" not in launch.kernel]
+        assert pairs == [device in ("sm_86", "sm_89", "sm_120")] * 2, (device, launches)
+
+
 @pytest.mark.parametrize("op", GUIDING)
 @pytest.mark.parametrize("m_w", [1, 64, 65, 149, 150, 1000, 4096])
 def test_what_the_cpu_takes_a_device_takes(op: str, m_w: int, tmp_path: Path) -> None:

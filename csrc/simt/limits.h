@@ -21,11 +21,12 @@ struct Device {
   int code;
   int64_t opt_in;  // bytes of shared memory of a block that asks for more than kGranted, static and dynamic together
   int cluster;     // blocks of a cluster; 8 is what every device with clusters has
+  int slower;      // float32 operations in the time of one of float64 (its "Arithmetic Instructions")
 };
 constexpr int64_t kKiB = 1024;
-constexpr Device kDevices[] = {{"sm_80", 80, 163 * kKiB, 1},   {"sm_86", 80, 99 * kKiB, 1},
-                               {"sm_89", 80, 99 * kKiB, 1},    {"sm_90", 90, 227 * kKiB, 8},
-                               {"sm_100", 100, 227 * kKiB, 8}, {"sm_120", 120, 99 * kKiB, 8}};
+constexpr Device kDevices[] = {{"sm_80", 80, 163 * kKiB, 1, 2},   {"sm_86", 80, 99 * kKiB, 1, 64},
+                               {"sm_89", 80, 99 * kKiB, 1, 64},   {"sm_90", 90, 227 * kKiB, 8, 2},
+                               {"sm_100", 100, 227 * kKiB, 8, 2}, {"sm_120", 120, 99 * kKiB, 8, 64}};
 constexpr int64_t kGranted = 48 * kKiB;    // and the most that can be static
 constexpr int64_t kRegisters = 64 * kKiB;  // of a block; a warp gets them by the 256
 

@@ -50,14 +50,24 @@ VF_DEVICE MatrixView<T> image_of(const SpectralTask& task, int64_t image) {
   return {data, base, 1, args.row_stride};
 }
 
-// tile[k][i] = matrix(first + i, from + k), zero beyond the ends; neighbouring threads read neighbouring numbers.
+// Which number of a tile is the `at`-th to be staged: neighbouring threads read neighbours in memory, along k or along
+// i. Along k a warp takes 8 of 4 rows: of a pitch that leaves 4 banks over, each goes to banks of its own.
+struct TilePlace {
+  int i, k;
+};
+VF_HD TilePlace tile_place(int at, bool along_k) {
+  if (!along_k) return {at % kGramTile, at / kGramTile};
+  return {at / 8 % kGramTile, at / (8 * kGramTile) * 8 + at % 8};
+}
+
+// tile[k][i] = matrix(first + i, from + k), zero beyond the ends.
 template <class T>
 VF_DEVICE void stage(const MatrixView<T>& matrix, int64_t first, int64_t rows, int64_t from, int64_t inner,
                      const view<double>& tile) {
   for (int at = thread_x(); at < kGramTile * kInner; at += threads()) {
-    const int i = matrix.by_k == 1 ? at / kInner : at % kGramTile, k = matrix.by_k == 1 ? at % kInner : at / kGramTile;
-    const bool inside = first + i < rows && from + k < inner;
-    tile[k * kTilePitch + i] = inside ? matrix(first + i, from + k) : 0.0;
+    const TilePlace place = tile_place(at, matrix.by_k == 1);
+    const bool inside = first + place.i < rows && from + place.k < inner;
+    tile[place.k * kTilePitch + place.i] = inside ? matrix(first + place.i, from + place.k) : 0.0;
   }
 }
 

@@ -11,7 +11,10 @@
 
 VF_BEGIN
 
-constexpr int kPairOperations = 10;        // of float32, for one of float64
+constexpr int kPairOperations = 10;  // of float32, for one of float64
+// `slower`: float32 operations that a device makes in the time of one of float64, 2 or 64 (limits.h).
+inline bool takes_pairs(int slower) { return slower > kPairOperations; }
+
 constexpr int kPairPitch = kGramTile + 4;  // four neighbours are one access
 
 struct PairSum {
@@ -56,14 +59,14 @@ VF_DEVICE TileScale stage_floats(const MatrixView<T>& matrix, int64_t first, int
                                  const view<float>& tile) {
   uint32_t largest = 0;
   for (int at = thread_x(); at < kGramTile * kInner; at += threads()) {
-    const int i = matrix.by_k == 1 ? at / kInner : at % kGramTile, k = matrix.by_k == 1 ? at % kInner : at / kGramTile;
-    const bool inside = first + i < rows && from + k < inner;
-    const float x = inside ? to_float(matrix.stored(first + i, from + k)) : 0.0f;
+    const TilePlace place = tile_place(at, matrix.by_k == 1);
+    const bool inside = first + place.i < rows && from + place.k < inner;
+    const float x = inside ? to_float(matrix.stored(first + place.i, from + place.k)) : 0.0f;
     uint32_t bits;
     memcpy(&bits, &x, sizeof(bits));
     bits &= 0x7fffffffu;
     largest = bits > largest ? bits : largest;
-    tile[k * kPairPitch + i] = x;
+    tile[place.k * kPairPitch + place.i] = x;
   }
   const int field = largest_field(static_cast<int>(largest >> 23));
   return {field == 255 ? 0 : field < 1 ? -126 : field > 252 ? 126 : field - 126};
@@ -73,8 +76,8 @@ VF_DEVICE TileScale stage_floats(const MatrixView<T>& matrix, int64_t first, int
 VF_DEVICE int stage_split(const MatrixView<double>& m, int64_t first, int64_t from, int64_t n, const view<float>& high,
                           const view<float>& low) {
   const auto entry = [&](int at) -> double {
-    const int i = at / kInner, k = at % kInner;
-    return first + i < n && from + k < n ? m(first + i, from + k) : 0.0;
+    const TilePlace place = tile_place(at, false);
+    return first + place.i < n && from + place.k < n ? m(first + place.i, from + place.k) : 0.0;
   };
   uint32_t largest = 0;
   for (int at = thread_x(); at < kGramTile * kInner; at += threads()) {
@@ -90,9 +93,9 @@ VF_DEVICE int stage_split(const MatrixView<double>& m, int64_t first, int64_t fr
   for (int at = thread_x(); at < kGramTile * kInner; at += threads()) {
     const double x = entry(at) * scale;
     const float top = static_cast<float>(x);
-    const int place = at % kInner * kPairPitch + at / kInner;
-    high[place] = top;
-    low[place] = static_cast<float>(x - static_cast<double>(top));
+    const TilePlace place = tile_place(at, false);
+    high[place.k * kPairPitch + place.i] = top;
+    low[place.k * kPairPitch + place.i] = static_cast<float>(x - static_cast<double>(top));
   }
   return exponent;
 }

@@ -162,11 +162,10 @@ std::tuple<Tensor, Tensor> spectral_cuda(const SpectralReweightCall& call) {
   task.n = std::min(x.size(1), x.size(2));
   task.inner = std::max(x.size(1), x.size(2));
   if (task.n == 0 || task.batch == 0) return {setup.y, setup.sigma};
-  int slower = 0;  // 2 on the large GPUs, 32 or 64 on 8.6, 8.9 and 12.0
-  STD_TORCH_CHECK(
-      cudaDeviceGetAttribute(&slower, cudaDevAttrSingleToDoublePrecisionPerfRatio, x.get_device_index()) == cudaSuccess,
-      "CUDA does not know the speed of float64 of device ", x.get_device_index());
-  task.pairs = slower > VF_ISA::kPairOperations;
+  int slower = 0;
+  check_cuda(cudaDeviceGetAttribute(&slower, cudaDevAttrSingleToDoublePrecisionPerfRatio, x.get_device_index()),
+             "the device's speed of float64");
+  task.pairs = VF_ISA::takes_pairs(slower);
   VF_FOR_DTYPE_OR(f64, setup.args.dtype, T, reweight<T>(task, x, device.stream()));
   return {setup.y, setup.sigma};
 }

@@ -62,6 +62,7 @@ void plan(const Shape& shape) {
   task.spectral.channels = shape.channels;
   task.n = std::min(shape.length(), shape.channels);
   task.inner = std::max(shape.length(), shape.channels);
+  task.pairs = device::takes_pairs(simt::device->slower);
   VF_FOR_DTYPE(shape.dtype, T, plan_launches<T>(task));
 }
 
