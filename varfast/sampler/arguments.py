@@ -132,3 +132,45 @@ def _integers(name: str, values: Any) -> list[int]:
     if any(not -(2**63) <= n < 2**63 for n in numbers):
         raise ValueError(f"{name} must fit int64, got {values!r}")
     return numbers
+
+
+def check_seeds(seeds: Any, scales: int) -> Tensor:
+    """(B,) int64 seeds, or (B, scales) of one a scale, from integers or rows of them, or an integer tensor."""
+    several = isinstance(seeds, Tensor) and seeds.dim() == 2
+    if not isinstance(seeds, (Tensor, str, bytes)) and hasattr(seeds, "__iter__"):
+        several = getattr(seeds, "ndim", 1) == 2 or (isinstance(seeds, Sequence) and any(_is_row(r) for r in seeds))
+    if not several:
+        return int64("seeds", seeds)
+    rows = [int64("seeds", row) for row in seeds]
+    lengths = sorted({len(row) for row in rows}) or [scales]
+    if lengths != [scales]:
+        raise ValueError(f"seeds must hold one an image, or {scales} an image, one a scale, got rows of {lengths}")
+    return torch.stack(rows) if rows else torch.zeros(0, scales, dtype=torch.int64, device="cpu")
+
+
+def _is_row(value: Any) -> bool:
+    return getattr(value, "ndim", 0) == 1 or (isinstance(value, Sequence) and not isinstance(value, (str, bytes)))
+
+
+def check_given(given: Any, model: Model, batch: int) -> list[Tensor]:
+    """Tokens of the first scales, (B, L) int64 or bits (B, L, d), on the model's device; values are looked at where
+    they lie on the host alone."""
+    if given is None:
+        return []
+    if isinstance(given, Tensor) or not isinstance(given, Sequence):
+        raise TypeError(f"given must be a list of tensors, tokens of the first scales, got {type(given).__name__}")
+    grids, bits = model.grids, getattr(model, "bits", None)
+    if len(given) > len(grids):
+        raise ValueError(f"given must hold tokens of at most {len(grids)} scales, got {len(given)}")
+    count, found = (model.vocab_size if bits is None else 2), []
+    for k, (ids, (h, w)) in enumerate(zip(given, grids[: len(given)], strict=True)):
+        if not isinstance(ids, Tensor) or ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
+            got = ids.dtype if isinstance(ids, Tensor) else type(ids).__name__
+            raise TypeError(f"given must hold integer tensors, got {got} at scale {k}")
+        needs = (batch, h * w) if bits is None else (batch, h * w, bits)
+        if tuple(ids.shape) != needs:
+            raise ValueError(f"given must have shape {needs} at scale {k}, got {tuple(ids.shape)}")
+        if ids.device.type == "cpu" and ids.numel() and not 0 <= ids.min() <= ids.max() < count:
+            raise ValueError(f"given must lie in [0, {count - 1}], got {ids.min()} to {ids.max()} at scale {k}")
+        found.append(ids.to(device=model.codebook.device, dtype=torch.int64))
+    return found

@@ -12,15 +12,17 @@ from varfast.guidance import CFG
 from varfast.protocol import Grid, Model
 from varfast.sampler.arguments import (
     as_cfg,
+    check_given,
     check_guidance,
     check_labels,
     check_model,
     check_path,
+    check_seeds,
     int64,
     sampling_recipes,
 )
 from varfast.sampler.plan import make_plan
-from varfast.sampler.step import choose, draw
+from varfast.sampler.step import Tokens, choose, draw, look
 
 
 class Sampler:
@@ -75,13 +77,21 @@ class Sampler:
 
     @torch.no_grad()
     def __call__(
-        self, labels: Sequence[int] | Tensor, seeds: Sequence[int] | Tensor, *, return_ids: bool = False
+        self,
+        labels: Sequence[int] | Tensor,
+        seeds: Sequence[int] | Sequence[Sequence[int]] | Tensor,
+        *,
+        given: Sequence[Tensor] | None = None,
+        return_ids: bool = False,
     ) -> Any:
         """Generates one image per label.
 
         Args:
             labels: (B,) ints, from 0: classes (and `num_classes` where that is a "no label"), or a text host's prompts.
-            seeds: (B,) ints in the range of int64.
+            seeds: (B,) ints in the range of int64; or (B, K), a seed of its own for each of the K scales.
+            given: tokens of the first scales, as `return_ids` returns them: these scales run (so that SSG has its
+                previous map) but draw nothing, what follows is drawn. With the tokens and seeds of an earlier call the
+                rest comes out as there.
             return_ids: also return the tokens, a list over scales of (B, L) int64 (bitwise models: (B, L, d)).
 
         Returns:
@@ -93,9 +103,10 @@ class Sampler:
         if return_ids and self.smooth:
             raise ValueError("return_ids: smooth sampling has no tokens to return")
         model, device = self.model, self.model.codebook.device
-        labels, seeds = check_labels(int64("labels", labels), model), int64("seeds", seeds)
+        labels, seeds = check_labels(int64("labels", labels), model), check_seeds(seeds, len(model.grids))
         if len(labels) != len(seeds):
             raise ValueError(f"labels and seeds must have one length, got {len(labels)} and {len(seeds)}")
+        tokens_given = check_given(given, model, len(labels))
         labels, seeds = labels.to(device), seeds.to(device)
         plan = make_plan(model, self.guidance, self._recipes, seeds, smooth=self.smooth, path=self.path)
 
@@ -103,10 +114,12 @@ class Sampler:
         prev, ids, invalid = None, [], []
         for k, scale in enumerate(plan.scales):
             x = model.features(state, k, **scale.hooks)
-            drawn = draw(plan, scale, x, prev)
-            tokens = choose(plan, scale, drawn, state)
+            if k < len(tokens_given):
+                tokens, prev = Tokens.given(tokens_given[k]), look(plan, scale, x)
+            else:
+                drawn = draw(plan, scale, x, prev)
+                tokens, prev = choose(plan, scale, drawn, state), drawn.prev
             model.advance(state, k, **tokens.taken)
-            prev = drawn.prev
             ids.append(tokens.ids)
             invalid.append(tokens.invalid)
         images = model.decode(state)

@@ -68,7 +68,7 @@ def make_plan(
     Args:
         model, smooth, path: as `Sampler` takes them. guidance: the objects, CFG first.
         recipes: one a scale, of the sampler's own arguments.
-        seeds: (B,) int64 on the model's device.
+        seeds: (B,) or (B, K) int64 on the model's device.
 
     Returns:
         The plan.
@@ -101,8 +101,9 @@ def make_plan(
 
 def _steps(model: Model, seeds: Tensor) -> list[Step]:
     grids, bits = model.grids, getattr(model, "bits", None)
+    own = [seeds] * len(grids) if seeds.dim() == 1 else [row.contiguous() for row in seeds.unbind(1)]
     return [
-        Step(k, len(grids), hw, grids[k - 1] if k else None, seeds, model.codebook, bits) for k, hw in enumerate(grids)
+        Step(k, len(grids), hw, grids[k - 1] if k else None, own[k], model.codebook, bits) for k, hw in enumerate(grids)
     ]
 
 

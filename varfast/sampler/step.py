@@ -35,6 +35,11 @@ class Tokens(NamedTuple):
     embeddings: Tensor | None
     invalid: Tensor
 
+    @classmethod
+    def given(cls, ids: Tensor) -> Tokens:
+        """Of a scale that draws nothing: ids (B, L) or bits (B, L, d)."""
+        return cls(ids, None, torch.zeros(ids.shape[:2], dtype=torch.bool, device=ids.device))
+
     @property
     def taken(self) -> dict[str, Tensor]:
         """What `Model.advance` is given."""
@@ -57,10 +62,7 @@ def draw(plan: Plan, scale: Scale, x: Tensor, prev: Tensor | None) -> Drawn:
         TypeError, ValueError: what the ops refuse.
     """
     step, recipe, model = scale.step, scale.recipe, plan.model
-    path = plan.path_for(x.shape[2])
-    x = x if plan.head_dtype is None else x.to(plan.head_dtype)
-    maps = model.head(x) if path == "logits" else x
-    cond, uncond = maps.chunk(2) if plan.unconditional else (maps, None)
+    path, cond, uncond = _halves(plan, x)
     guidance: dict[str, Any] = {name: getattr(recipe, name) for name in ("beta", "prior", "interp", "cutoff")}
     guidance |= {"hw": step.hw, "prev_hw": step.prev_hw, "t": recipe.t if plan.unconditional else 0.0}
     sampling: dict[str, Any] = {"stream": step.index, "draws": recipe.draws, **recipe.filters}
@@ -91,6 +93,15 @@ def draw(plan: Plan, scale: Scale, x: Tensor, prev: Tensor | None) -> Drawn:
     return Drawn(_by_token(ids, step), kept, logprobs, distribution)
 
 
+def look(plan: Plan, scale: Scale, x: Tensor) -> Tensor | None:
+    """What `draw` keeps of a scale whose tokens are given: the map (B, L, C) that the next scale's prior is made from,
+    None if it has none. `x` (rows, L, C) enters the head."""
+    if not scale.kept:
+        return None
+    _, cond, uncond = _halves(plan, x)
+    return cond if uncond is None else ops.guide(cond, uncond, t=scale.recipe.t)[1]
+
+
 def choose(plan: Plan, scale: Scale, drawn: Drawn, state: Any) -> Tokens:
     """Keeps one of the candidates of a scale, and lets a model that does so draw its tokens again.
 
@@ -113,6 +124,15 @@ def choose(plan: Plan, scale: Scale, drawn: Drawn, state: Any) -> Tokens:
         ids = plan.redraw(state, scale.step.index, ids, logprobs, redrawing)
         invalid |= redrawing.invalid
     return Tokens(ids, None, invalid)
+
+
+def _halves(plan: Plan, x: Tensor) -> tuple[str, Tensor, Tensor | None]:
+    """The path, and what guidance combines: the two halves of the features (rows, L, C) or of their logits."""
+    path = plan.path_for(x.shape[2])
+    x = x if plan.head_dtype is None else x.to(plan.head_dtype)
+    maps = plan.model.head(x) if path == "logits" else x
+    cond, uncond = maps.chunk(2) if plan.unconditional else (maps, None)
+    return path, cond, uncond
 
 
 def _mixture(scale: Scale, logits: Tensor) -> Tensor:
