@@ -20,32 +20,34 @@ VF_HD float filtered_greedy(float x, bool first, bool probs) {
 }
 
 // Writes V numbers to `out`.
-VF_HD void filter_row(const float* row, int64_t vocab, const RowScan& scan, const RowRule& rule, bool probs,
-                      const RowScratch& scratch, float* out) {
-  if (!scan.valid) {
-    for (int64_t i = 0; i < vocab; ++i) out[i] = filtered_invalid(row[i], probs);
+template <class T>
+VF_HD void filter_row(const T* row, int64_t vocab, const RowRule& rule, bool probs, const RowScratch& scratch,
+                      float* out) {
+  const RowTokens tokens = tokens_in_play(row, vocab, rule, scratch);
+  if (!tokens.valid) {
+    for (int64_t i = 0; i < vocab; ++i) out[i] = filtered_invalid(to_float(row[i]), probs);
     return;
   }
   if (rule.greedy) {
     int64_t first = 0;
-    while (!(row[first] == scan.high)) ++first;
-    for (int64_t i = 0; i < vocab; ++i) out[i] = filtered_greedy(row[i], i == first, probs);
+    while (!(tokens.logits[first] == tokens.largest)) ++first;
+    for (int64_t i = 0; i < vocab; ++i) out[i] = filtered_greedy(tokens.logits[i], i == first, probs);
     return;
   }
   const F32 none = splat(-std::numeric_limits<float>::infinity());
-  const F32 at = splat(tokens_in_play(row, vocab, scan, rule, scratch).threshold);
+  const F32 at = splat(least_finite(tokens.threshold));
   const U32 floor_weight = splat_u32(rule.min_weight);
   U64Sum mass = zero_wide();
   for (int64_t i = 0; i < vocab; i += kLanes) {
     const int64_t left = vocab - i;
     const F32 x = load_upto(row + i, left);
-    U32 weight = row_weight(x, scan.high, rule.c_filter);
-    const Mask keep = ge(x, at) & ge_u32(weight, floor_weight) & ~eq(x, none) & first_lanes(left);
+    U32 weight = row_weight(x, tokens.largest, rule.c_filter);
+    const Mask keep = ge(x, at) & ge_u32(weight, floor_weight) & first_lanes(left);
     if (!probs) {
       store_upto(out + i, select(keep, x, none), left);
       continue;
     }
-    if (rule.c_draw != rule.c_filter) weight = row_weight(x, scan.high, rule.c_draw);
+    if (rule.c_draw != rule.c_filter) weight = row_weight(x, tokens.largest, rule.c_draw);
     weight = select_u32(keep, weight, splat_u32(0));
     store_u32(scratch.weights + i, weight);
     mass = add_wide(mass, weight);

@@ -67,9 +67,7 @@ void sample_position(const GuidedSampleTask& task, const RowRule& rule, int64_t 
   }
   const RowScratch rows = row_scratch(scratch, vocab);
   for (int64_t group = 0; group < task.groups; ++group) {
-    const float* row = guided + group * vocab;
-    const RowScan scan = scan_row(row, vocab, nullptr);
-    sample_row(row, vocab, scan, rule, row_draw(task.draw, image, position * task.groups + group), rows);
+    sample_row(guided + group * vocab, vocab, rule, row_draw(task.draw, image, position * task.groups + group), rows);
   }
 }
 

@@ -67,6 +67,11 @@ struct RowWeights {
   }
 };
 
+struct RowScan {
+  float low, high;
+  bool valid;  // some finite logit, and no NaN or +inf
+};
+
 // The extremes of a row's finite logits, and whether there is something to draw from.
 template <class Team, class Row>
 VF_DEVICE RowScan scan_row(const Team& team, const Row& row) {

@@ -1,10 +1,10 @@
 // Thresholds without a sort: quickselect on the values, by count (top-k) or by mass (top-p).
 //
 // A window of candidates is split at a pivot; the side that cannot hold the threshold is settled at once and the other
-// one is packed together, so the passes shrink (about two passes' worth over the row in all). Invariant: the window
-// holds every candidate whose fate is open, `settled` what lies beyond it on the far side. A pivot lies above the
-// window's least value and not above its largest, so each step settles at least one distinct value; every third
-// pivot halves the *bit patterns* between the two, so no range of exponents takes more than 96 steps.
+// one is packed together, so the passes shrink. Invariant: the window holds every candidate whose fate is open. A pivot
+// lies above the window's lower bound and not above its largest value, so each step settles at least one distinct value
+// or raises the bound to the least value; every third pivot halves the *bit patterns* between the two, so no range of
+// exponents takes more than 96 steps.
 #pragma once
 
 #include <limits>
@@ -26,25 +26,28 @@ VF_HD float from_order_key(int32_t key) {
   return x;
 }
 
-// A value in (low, high], for low < high; infinities and the whole range of float are allowed.
-VF_HD float pivot_between(float low, float high, int step) {
-  float mid = 0.5f * low + 0.5f * high;
-  if (step % 3 == 2) {
-    mid = from_order_key(static_cast<int32_t>((static_cast<int64_t>(order_key(low)) + order_key(high)) >> 1));
-  }
-  if (!(mid > low)) mid = from_order_key(order_key(low) + 1);
-  return mid < high ? mid : high;
+// `wanted` moved into (low, high], for low < high; infinities, the whole range of float and a NaN are allowed.
+VF_HD float pivot_near(float wanted, float low, float high) {
+  if (!(wanted > low)) wanted = from_order_key(order_key(low) + 1);
+  return wanted < high ? wanted : high;
 }
+VF_HD float middle_value(float low, float high) { return 0.5f * low + 0.5f * high; }
+VF_HD float middle_bits(float low, float high) {
+  return from_order_key(static_cast<int32_t>((static_cast<int64_t>(order_key(low)) + order_key(high)) >> 1));
+}
+// Where the values would reach `share` of the window if they lay evenly.
+VF_HD float along(float low, float high, double share) { return low + (high - low) * static_cast<float>(share); }
 
 struct Window {
   const float* values;
   const uint32_t* weights;  // null: every value counts one
   int64_t size;
-  float low, high;  // its least and largest value
+  uint64_t mass;    // count or mass of all
+  float low, high;  // a lower bound of its values, and the largest
 };
 
 struct Split {
-  uint64_t below, above;        // count or mass on either side of the pivot
+  uint64_t below;               // count or mass below the pivot
   float below_high, above_low;  // largest value below it, least value at or above it
 };
 
@@ -53,26 +56,21 @@ VF_HD Split split_window(const Window& window, float pivot) {
   const float infinity = std::numeric_limits<float>::infinity();
   const F32 at = splat(pivot);
   F32 below_high = splat(-infinity), above_low = splat(infinity);
-  U64Sum below_mass = zero_wide(), all_mass = zero_wide();
+  U64Sum below_mass = zero_wide();
   int64_t below_count = 0;
   for (int64_t i = 0; i < window.size; i += kLanes) {
     const int64_t left = window.size - i;
-    const Mask inside = first_lanes(left);
     const F32 x = load_upto(window.values + i, left);
-    const Mask is_below = lt(x, at) & inside;
+    const Mask inside = first_lanes(left), is_below = lt(x, at) & inside;
     below_high = max(below_high, select(is_below, x, splat(-infinity)));
     above_low = min(above_low, select(inside & ~is_below, x, splat(infinity)));
     if constexpr (kWeighted) {
-      const U32 w = load_u32(window.weights + i);
-      below_mass = add_wide(below_mass, w, is_below);
-      all_mass = add_wide(all_mass, w, inside);
+      below_mass = add_wide(below_mass, load_u32(window.weights + i), is_below);
     } else {
       below_count += count(is_below);
     }
   }
-  const uint64_t below = kWeighted ? total(below_mass) : static_cast<uint64_t>(below_count);
-  const uint64_t all = kWeighted ? total(all_mass) : static_cast<uint64_t>(window.size);
-  return {below, all - below, hmax(below_high), hmin(above_low)};
+  return {kWeighted ? total(below_mass) : static_cast<uint64_t>(below_count), hmax(below_high), hmin(above_low)};
 }
 
 // Packs one side of the window into `values` and `weights` (which may be the window's own).
@@ -90,19 +88,25 @@ VF_HD Window shrink_window(const Window& window, float pivot, bool keep_below, c
     if constexpr (kWeighted) compress(weights + n, load_u32(window.weights + i), keep);
     n += compress(values + n, x, keep);
   }
-  return keep_below ? Window{values, kWeighted ? weights : nullptr, n, window.low, split.below_high}
-                    : Window{values, kWeighted ? weights : nullptr, n, split.above_low, window.high};
+  return keep_below ? Window{values, weights, n, split.below, window.low, split.below_high}
+                    : Window{values, weights, n, window.mass - split.below, split.above_low, window.high};
 }
 
-// The k-th largest of the values, 1 <= k <= size. `packed` has room for size + kLanes values.
-VF_HD float kth_largest(Window window, uint64_t k, float* packed) {
+// The k-th largest of the values, 1 <= k <= size; `guess` is the first pivot, best one that fewer than k values reach.
+// `packed` has room for size + kLanes values.
+VF_HD float kth_largest(Window window, uint64_t k, float guess, float* packed) {
   uint64_t above = 0;  // values that lie above the window
   for (int step = 0; window.low < window.high; ++step) {
-    const float pivot = pivot_between(window.low, window.high, step);
+    const double share = 1.0 - static_cast<double>(k - above) / static_cast<double>(window.size);
+    const float wanted = step == 0       ? guess
+                         : step % 3 == 2 ? middle_bits(window.low, window.high)
+                                         : along(window.low, window.high, share);
+    const float pivot = pivot_near(wanted, window.low, window.high);
     const Split split = split_window<false>(window, pivot);
-    const bool keep_below = above + split.above < k;
-    if (above + split.above == k) return split.above_low;
-    if (keep_below) above += split.above;
+    const uint64_t reached = above + window.mass - split.below;
+    if (reached == k) return split.above_low;
+    const bool keep_below = reached < k;
+    if (keep_below) above = reached;
     window = shrink_window<false>(window, pivot, keep_below, split, packed, nullptr);
   }
   return window.low;
@@ -110,11 +114,12 @@ VF_HD float kth_largest(Window window, uint64_t k, float* packed) {
 
 // The least value that top-p keeps: a value goes if the mass of all values up to it is at most drop * total, and the
 // largest stays. `packed` and `packed_weights` have room for size + kLanes values.
-VF_HD float nucleus_threshold(Window window, double drop, uint64_t all, float* packed, uint32_t* packed_weights) {
-  const double limit = drop * static_cast<double>(all);
+VF_HD float nucleus_threshold(Window window, double drop, float* packed, uint32_t* packed_weights) {
+  const double limit = drop * static_cast<double>(window.mass);
   uint64_t below = 0;  // mass below the window, all of it removed
   for (int step = 0; window.low < window.high; ++step) {
-    const float pivot = pivot_between(window.low, window.high, step);
+    const float wanted = step % 3 == 2 ? middle_bits(window.low, window.high) : middle_value(window.low, window.high);
+    const float pivot = pivot_near(wanted, window.low, window.high);
     const Split split = split_window<true>(window, pivot);
     const bool removed = static_cast<double>(below + split.below) <= limit;
     if (removed) below += split.below;

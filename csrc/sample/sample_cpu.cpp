@@ -12,13 +12,10 @@ template <class T>
 void sample_rows(const SampleTask& task, int64_t begin, int64_t end, uint32_t* scratch) {
   const DrawArgs& args = task.draw;
   const RowScratch work = row_scratch(scratch, args.vocab);
-  float* floats = reinterpret_cast<float*>(scratch + row_scratch_words(args.vocab));
   for (int64_t at = begin; at < end; ++at) {
     const int64_t image = at / args.rows, row = at % args.rows;
     const T* logits = static_cast<const T*>(task.logits) + image * task.batch_stride + row * task.row_stride;
-    const RowScan scan = scan_row(logits, args.vocab, floats);
-    sample_row(float_row(logits, floats), args.vocab, scan, row_rule(args.rule, image), row_draw(args, image, row),
-               work);
+    sample_row(logits, args.vocab, row_rule(args.rule, image), row_draw(args, image, row), work);
   }
 }
 
@@ -65,7 +62,7 @@ namespace {
 std::vector<Tensor> sample(const SampleCall& call) {
   const SampleSetup setup = sample_setup(call);
   const Rows& rows = setup.logits;
-  const int64_t words = row_scratch_words(rows.channels) + row_scratch_room(rows.channels);
+  const int64_t words = row_scratch_words(rows.channels);
   // A row of 4096 takes about 5 us; smaller rows go together so that a task outweighs its hand-over.
   const int64_t grain = rows.channels >= 2048 ? 1 : 2048 / rows.channels;
   parallel_for(0, rows.batch * rows.length, grain, [&](int64_t begin, int64_t end) {

@@ -32,18 +32,16 @@ VF_HD double smooth_weight(const SmoothRule& rule, float logit, float noise, flo
   return std::exp((score - largest) / rule.tau);
 }
 
-// Mixes codebook rows into out (Cvae floats). `noise` holds E of the tokens in play, `weights` is scratch of their
-// size.
+// Mixes codebook rows into out (Cvae floats). `noise` holds E of the tokens, `weights` is scratch of their size.
 template <class T>
-VF_HD void smooth_row(const RowTokens& tokens, const float* noise, const SmoothRule& rule, const T* codebook,
+VF_HD void smooth_row(const KeptTokens& tokens, const float* noise, const SmoothRule& rule, const T* codebook,
                       int64_t dims, float* weights, float* out) {
   const F32 none = splat(-std::numeric_limits<float>::infinity());
   F32 high = none;
   for (int64_t i = 0; i < tokens.size; i += kLanes) {
     const int64_t left = tokens.size - i;
     const F32 x = load_upto(tokens.logits + i, left);
-    const Mask keep = ge(x, splat(tokens.threshold)) & ~eq(x, none) & first_lanes(left);
-    const F32 score = select(keep, smooth_score(rule, x, load(noise + i)), none);
+    const F32 score = select(first_lanes(left), smooth_score(rule, x, load(noise + i)), none);
     high = max(high, score);
     store(weights + i, score);
   }
@@ -63,8 +61,7 @@ VF_HD void smooth_row(const RowTokens& tokens, const float* noise, const SmoothR
     F32 mixed = splat(0.0f);
     for (int64_t i = 0; i < tokens.size; ++i) {
       if (weights[i] == 0) continue;
-      const int64_t token = tokens.index == nullptr ? i : tokens.index[i];
-      mixed = fma(splat(weights[i]), load_upto(codebook + token * dims + c, dims - c), mixed);
+      mixed = fma(splat(weights[i]), load_upto(codebook + int64_t{tokens.ids[i]} * dims + c, dims - c), mixed);
     }
     store_upto(out + c, mixed * per_sum, dims - c);
   }

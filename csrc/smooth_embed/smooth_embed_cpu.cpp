@@ -8,13 +8,13 @@ VF_DECLARE_KERNEL(void, smooth_embed_tasks, (const SmoothTask&, int64_t begin, i
 VF_BEGIN
 namespace {
 
-// E of the tokens in play, side by side: drawn, or gathered from a recording. The last vector is filled up with ones.
-void row_noise(const RowTokens& tokens, const RowDraw& key, const float* recorded, float* out) {
+// E of the kept tokens, side by side: drawn, or gathered from a recording. The last vector is filled up with the
+// last's.
+void row_noise(const KeptTokens& tokens, const RowDraw& key, const float* recorded, float* out) {
   for (int64_t i = 0; i < tokens.size; i += kLanes) {
     alignas(64) uint32_t token[kLanes];
     for (int lane = 0; lane < kLanes; ++lane) {
-      const int64_t at = i + lane < tokens.size ? i + lane : tokens.size - 1;
-      token[lane] = static_cast<uint32_t>(tokens.index == nullptr ? at : tokens.index[at]);
+      token[lane] = tokens.ids[i + lane < tokens.size ? i + lane : tokens.size - 1];
       if (recorded != nullptr) out[i + lane] = recorded[token[lane]];
     }
     if (recorded == nullptr) store(out + i, exponential_noise(key, load_u32(token)));
@@ -26,21 +26,20 @@ void smooth_rows(const SmoothTask& task, int64_t begin, int64_t end, uint32_t* s
   const DrawArgs& args = task.draw;
   const int64_t vocab = args.vocab, room = row_scratch_room(vocab);
   const RowScratch work = row_scratch(scratch, vocab);
-  float* floats = reinterpret_cast<float*>(scratch + row_scratch_words(vocab));
-  float* noise = floats + room;
+  float* noise = reinterpret_cast<float*>(scratch + row_scratch_words(vocab));
   float* weights = noise + room;
   float* mixed = weights + room;
   for (int64_t at = begin; at < end; ++at) {
     const int64_t image = at / args.rows, l = at % args.rows;
     const T* logits = static_cast<const T*>(task.logits) + image * task.batch_stride + l * task.row_stride;
     T* out = static_cast<T*>(task.out) + at * task.dims;
-    const RowScan scan = scan_row(logits, vocab, floats);
-    if (!scan.valid) {
+    const RowTokens in_play = tokens_in_play(logits, vocab, row_rule(args.rule, image), work);
+    if (!in_play.valid) {
       for (int64_t c = 0; c < task.dims; ++c) from_float(std::numeric_limits<float>::quiet_NaN(), out + c);
       continue;
     }
     const RowDraw key = row_draw(args, image, l);
-    const RowTokens tokens = tokens_in_play(float_row(logits, floats), vocab, scan, row_rule(args.rule, image), work);
+    const KeptTokens tokens = kept_tokens(in_play, vocab, work.packed_weights, work.packed);
     const float* recorded =
         task.noise == nullptr ? nullptr : task.noise + image * task.noise_batch + l * task.noise_row;
     row_noise(tokens, key, recorded, noise);
@@ -71,7 +70,7 @@ Tensor smooth_embed(const SmoothEmbedCall& call) {
   const Rows& rows = setup.logits;
   const SmoothTask& task = setup.task;
   const int64_t words =
-      row_scratch_words(rows.channels) + 3 * row_scratch_room(rows.channels) + row_scratch_room(task.dims);
+      row_scratch_words(rows.channels) + 2 * row_scratch_room(rows.channels) + row_scratch_room(task.dims);
   parallel_for(0, rows.batch * rows.length, 1, [&](int64_t begin, int64_t end) {
     VF_DISPATCH(smooth_embed_tasks, task, begin, end, thread_scratch<uint32_t>(words));
   });
