@@ -15,7 +15,7 @@ SOURCES := $(shell find csrc setup.py CMakeLists.txt pyproject.toml -type f)
 WHEEL_TESTS := $(addprefix tests/test_,sampler.py guidance.py cli.py shell.py metrics.py models.py)
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n 2
 
-.PHONY: demo test check cuda gpu wheel-test bench lint format clean
+.PHONY: demo test check cuda gpu wheel-test audit bench lint format clean
 
 demo: build/ready
 	@mkdir -p out
@@ -36,6 +36,13 @@ wheel-test: build/ready
 	cp -r tests build/wheel/elsewhere/tests && cp pyproject.toml build/wheel/elsewhere/
 	cd build/wheel/elsewhere && PYTHONPATH=../site OMP_NUM_THREADS=1 \
 	  "$$(cd "$(CURDIR)" && realpath -s $(PY))" -m pytest -n 2 $(WHEEL_TESTS)
+
+# What is uploaded: the wheel with its platform's tag, after a check that it asks for nothing newer.
+WHEEL ?= $(wildcard build/wheel/varfast-*.whl)
+DIST ?= dist
+audit:
+	PATH="$$(realpath -s "$(ENV)")/bin:$$PATH" $(PY) -m auditwheel repair "$(WHEEL)" --plat "manylinux_2_28_$$(uname -m)" --only-plat \
+	  --exclude libtorch_cpu.so --exclude libc10.so --exclude libtorch_cuda.so --exclude libcudart.so.13 -w "$(DIST)"
 
 bench: build/ready
 	$(PY) -m pip install -q -c build/constraints.txt --no-build-isolation -e ".[bench]"
@@ -75,7 +82,7 @@ build/ready: | .venv/bin/python
 endif
 build/ready: $(SOURCES) build/werror.$(or $(VARFAST_WERROR),off)
 	$(PY) -c "import torch; print('torch==' + torch.__version__)" > build/constraints.txt
-	$(PY) -m pip install -q -c build/constraints.txt "setuptools>=77" wheel "cmake>=3.20" ninja "pybind11>=2.13"
+	$(PY) -m pip install -q -c build/constraints.txt "setuptools>=77" wheel "cmake>=3.20" ninja
 	$(PY) -m pip install -q -c build/constraints.txt --no-build-isolation -e ".[test,lint]"
 	@touch $@
 

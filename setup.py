@@ -14,13 +14,13 @@ import shlex
 import shutil
 import subprocess
 import sys
-import sysconfig
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import setuptools
 from setuptools import Extension, setup
+from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build import build
 from setuptools.command.build_ext import build_ext
 
@@ -168,8 +168,8 @@ def cuda_compiler(torch: Path) -> tuple[str | None, str]:
     return nvcc, f"this torch is for CUDA {cuda}, and {nvcc} is there"
 
 
-def find_tools() -> tuple[str, str, str]:
-    """CMake, Ninja and the folder of pybind11's CMake files; of this interpreter's packages, else those in PATH."""
+def find_tools() -> tuple[str, str]:
+    """CMake and Ninja; of this interpreter's packages, else those in PATH."""
     needed = re.search(r"^requires = \[(.*)\]", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
     packages = {re.match(r"[\w-]+", word)[0]: word for word in re.findall(r'"(.+?)"', needed[1])}
     places = {"cmake": "CMAKE_BIN_DIR", "ninja": "BIN_DIR"}
@@ -179,19 +179,17 @@ def find_tools() -> tuple[str, str, str]:
         if importlib.util.find_spec(name) is not None:
             own = shutil.which(name, path=getattr(importlib.import_module(name), attribute, None) or "")
         found[name] = own or shutil.which(name)
-    spec = importlib.util.find_spec("pybind11")
-    found["pybind11"] = importlib.import_module("pybind11").get_cmake_dir() if spec else None
     if missing := [name for name, place in found.items() if place is None]:
         raise SystemExit(
             f"building varfast without isolation needs {' and '.join(missing)}: "
             f"pip install {' '.join(shlex.quote(packages[name]) for name in missing)}"
         )
-    return found["cmake"], found["ninja"], found["pybind11"]
+    return found["cmake"], found["ninja"]
 
 
 def configure(torch: Path, target: Path, nvcc: str | None) -> tuple[Path, list[str]]:
     """CMake's working folder, and the command that prepares it to put the libraries into `target`."""
-    cmake, ninja, pybind11 = find_tools()
+    cmake, ninja = find_tools()
     tree = Path(os.environ.get("VARFAST_BUILD_DIR") or WORK / "cmake").resolve()
     archs = os.environ.get("VARFAST_CUDA_ARCHS")
     command = [
@@ -199,13 +197,10 @@ def configure(torch: Path, target: Path, nvcc: str | None) -> tuple[Path, list[s
         "-DCMAKE_BUILD_TYPE=Release",
         f"-DCMAKE_MAKE_PROGRAM={ninja}",
         f"-DTORCH_DIR={torch}",
-        f"-DPython_EXECUTABLE={sys.executable}",
-        f"-Dpybind11_DIR={pybind11}",
         f"-DVARFAST_OUTPUT={target}",
         f"-DVARFAST_WERROR={chosen('VARFAST_WERROR', 'off', 'on').upper()}",
         f"-DVARFAST_CUDA={'ON' if nvcc else 'OFF'}",
         f"-DVARFAST_CUDA_ARCHS={archs}" if archs else "-UVARFAST_CUDA_ARCHS",  # or the last build's would stay
-        f"-DVARFAST_INFO_SUFFIX={sysconfig.get_config_var('EXT_SUFFIX')}",
     ]  # fmt: skip
     return tree, command + ([f"-DCMAKE_CUDA_COMPILER={nvcc}"] if nvcc else [])
 
@@ -249,10 +244,20 @@ class FreshBuild(build):
         super().run()
 
 
+class OneWheel(bdist_wheel):
+    """For every Python: nothing that is compiled knows of one, and torch's stable ABI holds from 2.10 on."""
+
+    def get_tag(self) -> tuple[str, str, str]:
+        return "py3", "none", super().get_tag()[2]
+
+
 class CMakeBuild(build_ext):
+    def get_ext_filename(self, fullname: str) -> str:
+        return f"{fullname.replace('.', '/')}.so"  # a library that torch loads, and no module of one Python
+
     def run(self) -> None:
         torch = find_torch()
-        target = Path(self.get_ext_fullpath("varfast._info")).resolve().parent
+        target = Path(self.get_ext_fullpath(LIBRARY)).resolve().parent
         target.mkdir(parents=True, exist_ok=True)
         nvcc, why = cuda_compiler(torch)
         if nvcc is None:  # in place, an earlier build's would be loaded
@@ -264,10 +269,10 @@ class CMakeBuild(build_ext):
         subprocess.check_call([command[0], "--build", str(tree)])
 
 
+LIBRARY = "varfast._varfast_cpu"  # stands for all that CMake puts beside it
 own_folders = {"build": {"build_base": str(WORK)}, "egg_info": {"egg_base": str(WORK)}}
 setup(
-    # One name stands for all that CMake puts beside it; the others are plain libraries that Python never imports.
-    ext_modules=[Extension("varfast._info", sources=[])],
-    cmdclass={"build": FreshBuild, "build_ext": CMakeBuild},
+    ext_modules=[Extension(LIBRARY, sources=[])],
+    cmdclass={"bdist_wheel": OneWheel, "build": FreshBuild, "build_ext": CMakeBuild},
     options={} if WORK == ROOT / "build" else own_folders,
 )

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from varfast import _info
+from varfast import build_info
 
 LEVELS = ("portable", "avx2", "avx512")
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -57,7 +57,7 @@ SMOOTH = (
 
 def levels() -> list[str]:
     """The instruction sets that this processor has."""
-    return [level for level in LEVELS if LEVELS.index(level) <= LEVELS.index(_info.best_simd_level())]
+    return [level for level in LEVELS if LEVELS.index(level) <= LEVELS.index(build_info.best_simd_level())]
 
 
 def error(got: Tensor, want: Tensor) -> float:

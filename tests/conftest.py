@@ -45,11 +45,11 @@ LEVELS = ("portable", "avx2", "avx512")
 @pytest.fixture(params=LEVELS)
 def simd(request: pytest.FixtureRequest):
     """Runs a test at each instruction set that this processor has; one that the build lacks is an error."""
-    from varfast import _info
+    from varfast import build_info
 
-    if LEVELS.index(_info.best_simd_level()) < LEVELS.index(request.param):
+    if LEVELS.index(build_info.best_simd_level()) < LEVELS.index(request.param):
         pytest.skip(f"this processor has no {request.param}")
-    before = _info.simd_level()
-    _info.set_simd_level(request.param)
+    before = build_info.simd_level()
+    build_info.set_simd_level(request.param)
     yield request.param
-    _info.set_simd_level(before)
+    build_info.set_simd_level(before)

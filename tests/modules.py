@@ -39,7 +39,7 @@ def home_of(name: str) -> set[str]:
     """The module that a name of `varfast` stands for, or comes from; the root itself imports it at its first use."""
     if name in varfast._HOMES:
         name = varfast._HOMES[name]
-    return {f"varfast.{name}"} if f"varfast.{name}" in MODULES or name == "_info" else set()
+    return {f"varfast.{name}"} if f"varfast.{name}" in MODULES else set()
 
 
 def imports(text: str) -> set[str]:
@@ -107,7 +107,7 @@ def private_names(text: str) -> set[str]:
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("varfast"):
             names = {f"{node.module}.{alias.name}" for alias in node.names if alias.name.startswith("_")}
-            found |= {name for name in names - MODULES.keys() if not name.endswith(("__", "._info"))}
+            found |= {name for name in names - MODULES.keys() if not name.endswith("__")}
     return found
 
 

@@ -115,7 +115,7 @@ def test_importing_the_ops_loads_little_beside_torch(tmp_path):
     assert {name.split(".")[0] for name in loaded} <= {"varfast", "torch", *sys.stdlib_module_names}
     assert not [name for name in loaded if name.startswith(("torch.fx", "torch._dynamo", "torch._inductor"))]
     rooms = {name.split(".")[1] for name in own if "." in name}
-    assert rooms == {"ops", "reference", "checks", "schemas", "_autograd", "_env", "_info", "_library"}
+    assert rooms == {"ops", "reference", "checks", "schemas", "_autograd", "_env", "build_info", "_library"}
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """What the build makes: self-contained libraries, separate instruction sets, other processors, the wheel's contents."""
 
 import os
+import platform
 import re
 import subprocess
 import sys
@@ -29,6 +30,19 @@ def test_the_op_library_needs_torch_and_no_python():
     assert not [name for name in needed if "python" in name]
     undefined = run(tool("nm"), "-D", "--undefined-only", LIBRARY)
     assert not re.search(r"\bU _?Py", undefined)
+
+
+# What manylinux_2_28 promises of the system's libraries (auditwheel's policy), whatever system built ours.
+OLDEST = {"GLIBC": (2, 28), "GLIBCXX": (3, 4, 24), "CXXABI": (1, 3, 11), "GCC": (8, 0)}
+
+
+@pytest.mark.parametrize("library", sorted(FOLDER.glob("_*.so")), ids=lambda path: path.name.split(".")[0])
+def test_a_library_asks_for_nothing_that_a_system_of_2018_lacks(library):
+    text = run(tool("readelf"), "-VW", library)
+    asked = re.findall(r"Name: (GLIBC|GLIBCXX|CXXABI|GCC)_([\d.]+)", text)
+    assert asked
+    newer = [(name, version) for name, version in asked if tuple(map(int, version.split("."))) > OLDEST[name]]
+    assert not newer
 
 
 @pytest.mark.parametrize("library", sorted(FOLDER.glob("_*.so")), ids=lambda path: path.name.split(".")[0])
@@ -160,7 +174,7 @@ def test_the_wheel_holds_libraries_weights_types_and_triton_kernels(tmp_path):
     pip = [sys.executable, "-m", "pip", "wheel", "-q", ".", "--no-build-isolation", "--no-deps", "-w", tmp_path]
     built = ROOT / "build" / f"lib.{sysconfig.get_platform()}-{sys.implementation.cache_tag}" / "varfast"
     built.mkdir(parents=True, exist_ok=True)
-    stale = [folder / name for folder in (ROOT / "varfast", built) for name in ("_old.so", "_info.cpython-39-old.so")]
+    stale = [folder / name for folder in (ROOT / "varfast", built) for name in ("_old.so", "_old.cpython-39.so")]
     try:
         for file in stale:
             file.touch()
@@ -169,13 +183,27 @@ def test_the_wheel_holds_libraries_weights_types_and_triton_kernels(tmp_path):
         for file in stale:
             file.unlink(missing_ok=True)
     (wheel,) = tmp_path.glob("varfast-*.whl")
+    assert wheel.name.endswith(f"-py3-none-{sysconfig.get_platform().replace('-', '_')}.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {"varfast/_varfast_cpu.so", "varfast/py.typed", "varfast/triton_kernels/sample.py"} <= names
-    info = f"varfast/_info{sysconfig.get_config_var('EXT_SUFFIX')}"
-    assert {name for name in names if name.endswith(".so")} == {"varfast/_varfast_cpu.so", info}
+    assert {name for name in names if name.endswith(".so")} == {"varfast/_varfast_cpu.so"}
     shipped = {path.name for path in (ROOT / "varfast" / "builtin" / "weights").glob("*.safetensors")}
     assert {f"varfast/builtin/weights/{name}" for name in shipped} <= names
     assert not [name for name in names if name.split("/")[0] not in ("varfast",) and ".dist-info" not in name]
+
+
+@pytest.mark.slow
+@pytest.mark.source_tree
+def test_auditwheel_takes_the_wheel_for_one_of_every_linux_since_2018(tmp_path):
+    """torch's own libraries are the only ones from outside; they come with torch."""
+    pip = [sys.executable, "-m", "pip", "wheel", "-q", ".", "--no-build-isolation", "--no-deps", "-w", tmp_path]
+    run(*pip, cwd=ROOT, env={**os.environ, "VARFAST_CUDA": "off"})
+    (wheel,) = tmp_path.glob("varfast-*.whl")
+    run("make", f"ENV={sys.prefix}", f"WHEEL={wheel}", f"DIST={tmp_path / 'dist'}", "audit", cwd=ROOT)
+    (repaired,) = (tmp_path / "dist").glob("*.whl")
+    assert f"-py3-none-manylinux_2_28_{platform.machine()}" in repaired.name
+    libraries = {name for name in zipfile.ZipFile(repaired).namelist() if ".so" in name}
+    assert libraries == {"varfast/_varfast_cpu.so"}
 
 
 @pytest.mark.source_tree

@@ -21,6 +21,7 @@ TARGETS = {
     "test": "python -m pytest -n 2",
     "check": "python -m pytest -n 2 --slow",
     "wheel-test": "python -m pip wheel",
+    "audit": "python -m auditwheel repair",
     "bench": "python -m pytest benchmarks/",
     "cuda": None,  # says that there is no nvcc
     "lint": "clang-format --dry-run",
@@ -33,7 +34,7 @@ TARGETS = {
 def sources(tmp_path_factory) -> Path:
     folder = copy_of_the_sources(tmp_path_factory.mktemp("with spaces") / "var fast")
     # make asks git for the names of the files to format.
-    for command in (["init", "-q"], ["add", "csrc/info.cpp"]):
+    for command in (["init", "-q"], ["add", "csrc/common/simd.cpp"]):
         subprocess.run([tool("git"), *command], cwd=folder, check=True)
     return folder
 

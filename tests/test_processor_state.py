@@ -151,14 +151,14 @@ def test_the_host_finds_its_state_as_it_left_it() -> None:
 
 OUTCOMES = """
 import contextlib, hashlib, sys, torch
-from varfast import _info
+from varfast import build_info
 from test_processor_state import CALLS, bits, flushing, levels, rounding_up
 with contextlib.ExitStack() as stack:
     if sys.argv[1] == "changed":
         stack.enter_context(flushing()), stack.enter_context(rounding_up())
         assert not (torch.full((1 << 20,), 1e-40) * 1.0).any()
     for level in levels():
-        _info.set_simd_level(level)
+        build_info.set_simd_level(level)
         for name, call in CALLS.items():
             print(level, name, hashlib.sha256(b"".join(bits(call()))).hexdigest())
 """

@@ -5,22 +5,22 @@ import torch
 from cases import LARGE_VOCABS, VOCABS, levels, strided
 from rows import KINDS, assert_same, make_rows, reference, settings
 
-from varfast import _info
+from varfast import build_info
 from varfast.ops import sample
 
 
 def assert_all_levels_equal_the_reference(logits: torch.Tensor, seeds: torch.Tensor, *, stats=True, **options) -> int:
     want = reference(logits, seeds, **options)
-    before = _info.simd_level()
+    before = build_info.simd_level()
     try:
         for level in levels():
-            _info.set_simd_level(level)
+            build_info.set_simd_level(level)
             if stats:
                 assert_same(sample(logits, seeds, return_logprobs=True, **options), want)
             else:
                 assert torch.equal(sample(logits, seeds, **options), want[0])
     finally:
-        _info.set_simd_level(before)
+        build_info.set_simd_level(before)
     return logits.shape[0] * logits.shape[1]
 
 

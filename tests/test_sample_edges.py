@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from rows import KINDS, assert_same, make_rows, reference
 from samples import ADVERSARIAL
 
-from varfast import _info
+from varfast import build_info
 from varfast.ops import sample
 
 SEED = torch.tensor([7])
@@ -172,13 +172,13 @@ def fuzz(rows: int):
         logits, seeds = torch.stack(images), torch.tensor([seed]).expand(4)
         options = {"temperature": temperature, "temperature_last": last, "top_k": top_k, "top_p": top_p, "min_p": min_p}
         want = reference(logits, seeds, stream=state, **options)
-        before = _info.simd_level()
+        before = build_info.simd_level()
         try:
             for level in levels():
-                _info.set_simd_level(level)
+                build_info.set_simd_level(level)
                 assert_same(sample(logits, seeds, stream=state, return_logprobs=True, **options), want)
         finally:
-            _info.set_simd_level(before)
+            build_info.set_simd_level(before)
 
     run()
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from cases import randn
 
-from varfast import _info, checks, ops, schemas
+from varfast import build_info, checks, ops, schemas
 from varfast.reference.dse_prior import GAINS
 
 OPS = (*sorted(set(ops.__all__) - {"SampleOutput"}), "dse_tables", "gaussian_kde_sigma", "gaussian_kde_backward")
@@ -51,7 +51,7 @@ def test_a_part_of_a_call_has_the_fields_of_its_name(whole: type[NamedTuple], pa
 
 def test_the_version_is_known_to_c_and_changes_with_the_schemas() -> None:
     """Another argument in front of others, or another result: raise kSchemaVersion, and this with it."""
-    assert _info.schema_version() == 2
+    assert build_info.schema_version() == 2
     shapes = {}
     for op in OPS:
         schema = getattr(torch.ops.varfast, op).default._schema

@@ -1,30 +1,18 @@
 """The exact path's foundation: Philox and the integer weights, whose values never change again."""
 
-import ctypes
 import re
+import struct
 
 import numpy as np
 import pytest
 import torch
 from cases import LEVELS, levels
-from native import CSRC, ROOT, compile_cpp, flags, run, tool
+from native import CSRC, ROOT, run, tool
+from probes import probe
 
 from varfast.ops import sample
 from varfast.reference import philox
 from varfast.reference.weights import COEFFICIENTS, inverse_temperature, weight_of
-
-SOURCE = """
-#include "common/philox.h"
-#include "common/weights.h"
-using namespace varfast::VF_ISA;
-extern "C" __attribute__((visibility("default"), noinline)) void weights(const float* x, uint32_t* out, long n) {
-  for (long i = 0; i < n; i += kLanes) store_u32(out + i, weight_of(load_upto(x + i, n - i)));
-}
-extern "C" __attribute__((visibility("default"))) void philox(const uint32_t* in, uint32_t* out) {
-  const Philox x = philox4x32({in[0], in[1], in[2], in[3]}, in[4], in[5]);
-  out[0] = x.x0, out[1] = x.x1, out[2] = x.x2, out[3] = x.x3;
-}
-"""
 
 pytestmark = pytest.mark.source_tree
 
@@ -74,19 +62,11 @@ WEIGHTS = {
 
 
 @pytest.fixture(scope="module", params=LEVELS)
-def native(request, tmp_path_factory):
-    """weights.h and philox.h of one instruction set as a small library, and its path."""
+def native(request):
+    """The headers of one instruction set."""
     if request.param not in levels():
         pytest.skip(f"this processor has no {request.param}")
-    path = tmp_path_factory.mktemp("weights") / f"{request.param}.so"
-    return compile_cpp(SOURCE, path, "-shared", *flags(request.param)), request.param
-
-
-def native_weights(library, x: np.ndarray) -> np.ndarray:
-    out = np.zeros(len(x) + 16, np.uint32)
-    pointers = (x.ctypes.data_as(ctypes.c_void_p), out.ctypes.data_as(ctypes.c_void_p))
-    ctypes.CDLL(str(library)).weights(*pointers, ctypes.c_long(len(x)))
-    return out[: len(x)].astype(np.int64)
+    return probe(request.param)
 
 
 def fused_or_divided(library) -> list[str]:
@@ -106,7 +86,7 @@ def test_weights_are_the_recorded_ones(native):
     x = np.array([float.fromhex(word) for word in WEIGHTS], np.float32)
     want = np.array(list(WEIGHTS.values()))
     assert weight_of(torch.from_numpy(x)).tolist() == want.tolist()
-    assert native_weights(native[0], x).tolist() == want.tolist()
+    assert native.weights(x).tolist() == want.tolist()
 
 
 def test_coefficients_are_the_recorded_ones():
@@ -122,7 +102,7 @@ def test_every_level_computes_the_references_weights(native):
         np.nextafter(-np.arange(0.0, 40.0), 0, dtype=np.float32), [-0.0, -1e-45, -3e38, -np.inf],
     ]).astype(np.float32)  # fmt: skip
     x = np.minimum(x, 0)
-    assert np.array_equal(native_weights(native[0], x), weight_of(torch.from_numpy(x)).numpy())
+    assert np.array_equal(native.weights(x), weight_of(torch.from_numpy(x)).numpy())
 
 
 def test_weights_err_by_less_than_1_7e_7_relative_over_all_fractions():
@@ -168,14 +148,13 @@ def test_token_probabilities_err_as_little_as_sample_says(simd, temperature):
 
 
 def test_the_weight_function_holds_no_fused_and_no_divide_instruction(native):
-    assert not fused_or_divided(native[0])
+    assert not fused_or_divided(native.__file__)
 
 
-def test_the_search_finds_fused_instructions_where_contraction_is_on(tmp_path):
+def test_the_search_finds_fused_instructions_where_contraction_is_on():
     if "avx2" not in levels():
         pytest.skip("this processor has no avx2")
-    wrong = [word for word in flags("avx2") if word != "-ffp-contract=off"]
-    assert fused_or_divided(compile_cpp(SOURCE, tmp_path / "fused.so", "-shared", "-ffp-contract=fast", *wrong))
+    assert fused_or_divided(probe("avx2", "-ffp-contract=fast").__file__)
 
 
 # Counter, key and output of Philox4x32-10: the three of the authors' own kat_vectors file.
@@ -194,9 +173,7 @@ PHILOX = (
 def test_philox_gives_the_published_answers(native, counter, key, want):
     words = philox.philox4x32(*(tuple(torch.tensor(w) for w in part) for part in (counter, key)))
     assert tuple(int(w) for w in words) == want
-    given, out = np.array([*counter, *key], np.uint32), np.zeros(4, np.uint32)
-    ctypes.CDLL(str(native[0])).philox(given.ctypes.data_as(ctypes.c_void_p), out.ctypes.data_as(ctypes.c_void_p))
-    assert tuple(out) == want
+    assert tuple(native.philox(counter, int.from_bytes(struct.pack("<2I", *key), "little", signed=True))) == want
 
 
 def test_a_draws_number_comes_from_seed_position_draw_stream_and_purpose():

@@ -31,10 +31,10 @@ def _load() -> None:
     # A CUDA library cannot load beside a CPU build of torch: its symbols are not there.
     if torch.version.cuda is not None and cuda.exists():
         torch.ops.load_library(str(cuda))
-    from varfast import _info
+    from varfast import build_info
 
     if level := _env.read("VARFAST_SIMD"):
-        _info.set_simd_level(level)
+        build_info.set_simd_level(level)
 
 
 def has_kernel(op: str, key: str) -> bool:

@@ -56,8 +56,8 @@ def facts() -> dict[str, Any]:
     """What `--json` prints."""
     import torch
 
-    import varfast.ops  # registers what `_library` lists, and loads what `_info` links against
-    from varfast import _info, _library
+    import varfast.ops  # registers what `_library` lists, and loads what `build_info` asks
+    from varfast import _library, build_info
 
     gpu = None
     if torch.cuda.is_available():
@@ -67,15 +67,15 @@ def facts() -> dict[str, Any]:
         op: {"cpu": _library.backend(op, "CPU"), "gpu": _library.backend(op, "CUDA"), "other": "reference"}
         for op in _library.registered()
     }
-    level, best = _info.simd_level(), _info.best_simd_level()
+    level, best = build_info.simd_level(), build_info.best_simd_level()
     return {
         "varfast": varfast.__version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "simd": {"level": level, "best": best, "forced": _env.read("VARFAST_SIMD") is not None},
-        "compiler": _info.build_compiler(),
-        "compiled_levels": _info.build_levels().split(),
+        "compiler": build_info.build_compiler(),
+        "compiled_levels": build_info.build_levels().split(),
         "gpu": gpu,
         "torch_gpu": "cuda" if torch.version.cuda else "hip" if torch.version.hip else None,
         "variables": {name: value for name in _env.VARIABLES if (value := _env.read(name)) is not None},
