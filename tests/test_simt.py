@@ -118,6 +118,15 @@ def test_what_a_device_refuses_is_caught(program: Path, fault: str, report: str,
             assert done.returncode == 0, (device, done.stderr)
 
 
+@pytest.mark.parametrize(("kernel", "name"), [("bounded", "bounded"), ("bounded_by", "bounded_by<64>")])
+def test_launch_bounds_are_limits(program: Path, kernel: str, name: str) -> None:
+    done = emulation.run(program, kernel, "none", "0")
+    assert done.returncode == 0 and done.stdout.split()[0] == "3", done.stderr
+    done = emulation.run(program, kernel, "too many threads", "0")
+    assert done.returncode == emulation.FAULT, done.stderr
+    assert f"refuses {name}: 96 threads, by the kernel's launch bounds, at most 64" in done.stderr
+
+
 def test_a_grid_has_its_limit(program: Path) -> None:
     done = emulation.run(program, "heavy", "grid", "0", record=RECORD)
     assert done.returncode == 1 and "2^31 - 1 blocks of a grid" in done.stderr

@@ -2,7 +2,8 @@
 // checked stand-ins on the CPU where VF_SIMT is defined (csrc/simt/simt.h), so that the very same .cu file runs there.
 //
 //   VF_KERNEL name(Args args) {...}             a kernel; arguments are plain structs
-//   VF_KERNEL_OF(threads, blocks) name...       one whose registers leave room for so many blocks an SM
+//   VF_KERNEL_OF(threads, blocks, name, Args args) {...}   one of at most so many threads, whose registers leave room
+//                                               for so many blocks an SM
 //   VF_LAUNCH(name<T>, Launch{...}, args);      returns an error text, or null
 //   VF_SHARED(T, name, count);                  view<T> over shared memory of a size known to the compiler
 //   VF_SHARED_DYNAMIC(T, name, count);          view<T> over the one block that the launch asks for
@@ -50,7 +51,7 @@ struct alignas(N * sizeof(T)) Pack {
 #  define VF_KERNEL __global__ void
 #  define VF_PRAGMA(words) _Pragma(#words)
 #  define VF_UNROLL(count) VF_PRAGMA(unroll(count))
-#  define VF_KERNEL_OF(threads, blocks) __global__ void __launch_bounds__(threads, blocks)
+#  define VF_KERNEL_OF(threads, blocks, name, ...) __global__ void __launch_bounds__(threads, blocks) name(__VA_ARGS__)
 #  define VF_DEVICE __device__ __forceinline__
 #  define VF_SHARED(T, name, count)                  \
     __shared__ __align__(16) T name##_memory[count]; \

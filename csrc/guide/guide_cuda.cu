@@ -59,8 +59,7 @@ struct StorePairs {
 
 // prev_pairs, pairs: whether pairs of channels are whole in prev, and in cond and uncond (whole_packs).
 template <class T, bool kFolded>
-VF_KERNEL_OF(kGuideThreads, 2)
-guide_prior_kernel(GuideTask task, bool prev_pairs, bool pairs) {
+VF_KERNEL_OF(kGuideThreads, 2, guide_prior_kernel, GuideTask task, bool prev_pairs, bool pairs) {
   const GuideArgs& args = task.guide;
   const PriorPlan& plan = args.plan;
   const PriorShape shape = prior_shape<kFolded>(plan);

@@ -146,8 +146,7 @@ VF_DEVICE void sample_rows(const GuidedSampleTask& op, int image, const Share& b
 
 // kRows: rows of the grid that a thread mixes at once, with their mirror images where kFolded; 0: no prior.
 template <class T, int kRows, bool kFolded, class Team, bool kOnChip>
-VF_KERNEL_OF(kGuidedThreads, Team::kTeams == 1 ? 2 : 1)
-guided_sample_kernel(GuidedTask task) {
+VF_KERNEL_OF(kGuidedThreads, Team::kTeams == 1 ? 2 : 1, guided_sample_kernel, GuidedTask task) {
   const GuidedSampleTask& op = task.op;
   const GuideArgs& args = op.guide;
   const ClusterCut& cut = task.cut;

@@ -92,6 +92,7 @@ struct Plan {
   Launch shape;
   int64_t fixed = 0;  // bytes of static shared memory
   int registers = 0;  // of a thread; 0: ptxas has not seen the kernel
+  int threads = 0;    // that the kernel is compiled for at most; 0: any number
   std::string refusal;
 };
 
@@ -103,6 +104,9 @@ inline std::string refused(const Plan& plan, const Device& on) {
            std::to_string(most);
   };
   if (shape.cluster > on.cluster) return more("blocks of a cluster", shape.cluster, on.cluster);
+  if (plan.threads > 0 && shape.threads > plan.threads) {
+    return more("threads, by the kernel's launch bounds", shape.threads, plan.threads);
+  }
   if (plan.fixed > kGranted) return more("bytes of static shared memory", plan.fixed, kGranted);
   const int64_t shared = plan.fixed + shape.shared_bytes, most = asks_for_more(shape) ? on.opt_in : kGranted;
   if (shared > most) {

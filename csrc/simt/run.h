@@ -118,36 +118,48 @@ std::string name_of() {
   return name;
 }
 
+// `most_threads`: that the kernel is compiled for; 0: any number.
 template <auto kernel>
-struct Launcher;
-template <class... Params, void (*kernel)(Params...)>
-struct Launcher<kernel> {
-  static const char* run(const Launch& shape, Params... args) {
-    if (const char* error = malformed(shape)) return error;
-    if (shape.blocks == 0) return nullptr;
-    Plan plan{name_of<kernel>(), shape, 0, 0, {}};
-    const Compiled* const known = compiled(plan.kernel);
-    if (known != nullptr) {
-      plan.fixed = known->shared;
-      plan.registers = registers_of(*known, *device);
-    }
-    plan.refusal = refused(plan, *device);
-    if (blocks_of_next() == Blocks::none) {
-      plans.push_back(plan);
-      return nullptr;
-    }
-    if (!plan.refusal.empty()) fault(plan.refusal);
-    Cluster running;
-    run_blocks(shape, [&] { kernel(args...); }, running);
-    if (known == nullptr) {
-      plan.fixed = running.declared;
-      if (const std::string why = refused(plan, *device); !why.empty()) fault(why);
-    } else if (running.declared > known->shared) {
-      fault("ptxas' report is old: " + plan.kernel + " declares " + std::to_string(running.declared) +
-            " bytes of static shared memory, csrc/simt/ptxas.txt says " + std::to_string(known->shared));
-    }
+const char* start(const Launch& shape, int most_threads, const std::function<void()>& body) {
+  if (const char* error = malformed(shape)) return error;
+  if (shape.blocks == 0) return nullptr;
+  Plan plan{name_of<kernel>(), shape, 0, 0, most_threads, {}};
+  const Compiled* const known = compiled(plan.kernel);
+  if (known != nullptr) {
+    plan.fixed = known->shared;
+    plan.registers = registers_of(*known, *device);
+  }
+  plan.refusal = refused(plan, *device);
+  if (blocks_of_next() == Blocks::none) {
     plans.push_back(plan);
     return nullptr;
+  }
+  if (!plan.refusal.empty()) fault(plan.refusal);
+  Cluster running;
+  run_blocks(shape, body, running);
+  if (known == nullptr) {
+    plan.fixed = running.declared;
+    if (const std::string why = refused(plan, *device); !why.empty()) fault(why);
+  } else if (running.declared > known->shared) {
+    fault("ptxas' report is old: " + plan.kernel + " declares " + std::to_string(running.declared) +
+          " bytes of static shared memory, csrc/simt/ptxas.txt says " + std::to_string(known->shared));
+  }
+  plans.push_back(plan);
+  return nullptr;
+}
+
+template <auto kernel, class Type = std::decay_t<decltype(kernel)>>
+struct Launcher;
+template <auto kernel, class... Params>
+struct Launcher<kernel, void (*)(Params...)> {
+  static const char* run(const Launch& shape, Params... args) {
+    return start<kernel>(shape, 0, [&] { kernel(args...); });
+  }
+};
+template <auto kernel, int kThreads, class... Params>
+struct Launcher<kernel, void (*)(Bounds<kThreads>, Params...)> {
+  static const char* run(const Launch& shape, Params... args) {
+    return start<kernel>(shape, kThreads, [&] { kernel({}, args...); });
   }
 };
 

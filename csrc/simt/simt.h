@@ -27,7 +27,7 @@
 #include "simt/limits.h"
 
 #define VF_KERNEL void
-#define VF_KERNEL_OF(threads, blocks) void
+#define VF_KERNEL_OF(threads, blocks, name, ...) void name(::varfast::simt::Bounds<(threads)>, __VA_ARGS__)
 #define VF_UNROLL(count) static_assert((count) > 0);
 #define VF_DEVICE inline
 #define VF_SHARED(T, name, count)      \
@@ -41,6 +41,9 @@ namespace varfast::simt {
 
 using Site = std::source_location;
 constexpr int kWarp = 32;
+// The most threads of a block that a kernel is compiled for; a kernel's first parameter carries it.
+template <int kThreads>
+struct Bounds {};
 constexpr std::size_t kStack = 128 * 1024;
 constexpr std::size_t kWidestShuffle = 64;
 

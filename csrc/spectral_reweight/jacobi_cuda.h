@@ -244,7 +244,7 @@ struct PairRotations {
   }
 };
 
-VF_KERNEL_OF(kMostThreads, 1) jacobi_kernel(SpectralTask task) {
+VF_KERNEL_OF(kMostThreads, 1, jacobi_kernel, SpectralTask task) {
   const int n = static_cast<int>(task.n), even = n + n % 2, pairs = even / 2;
   const SmallBlocks blocks{static_cast<int>(pairs_of(pairs))};
   const int64_t image = block_x();

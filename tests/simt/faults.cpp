@@ -164,6 +164,16 @@ VF_KERNEL heavy(Args args) {
   if (thread_x() == 0) atomic_add(view<int>(args.out, args.size), 0, 1);
 }
 
+// Compiled for one block of 64 threads.
+VF_KERNEL_OF(64, 1, bounded, Args args) {
+  if (thread_x() == 0) atomic_add(view<int>(args.out, args.size), 0, 1);
+}
+
+template <int kThreads>
+VF_KERNEL_OF(kThreads, 1, bounded_by, Args args) {
+  if (thread_x() == 0) atomic_add(view<int>(args.out, args.size), 0, 1);
+}
+
 }  // namespace varfast::device
 
 // Launches `heavy` as the fault says, and correctly: 4 KiB of static shared memory and 128 registers.
@@ -185,7 +195,14 @@ int main(int, char** argv) {
   std::vector<int> out(3 * 64, -1);
   const varfast::device::Args args{argv[2], out.data(), static_cast<int64_t>(out.size())};
   const varfast::Launch shape{3, 64, 64 * sizeof(int), nullptr};
-  if (kernel == "reverse") {
+  const varfast::Launch bounded{3, args.fault == "too many threads" ? 96 : 64, 0, nullptr};
+  if (kernel == "bounded") {
+    out.assign(out.size(), 0);
+    VF_LAUNCH(varfast::device::bounded, bounded, args);
+  } else if (kernel == "bounded_by") {
+    out.assign(out.size(), 0);
+    VF_LAUNCH(varfast::device::bounded_by<64>, bounded, args);
+  } else if (kernel == "reverse") {
     VF_LAUNCH(varfast::device::reverse, shape, args);
   } else if (kernel == "greedy") {
     VF_LAUNCH(varfast::device::greedy, shape, args);
