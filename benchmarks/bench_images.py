@@ -13,7 +13,8 @@ from varfast import SSG, DiverseVAR, Sampler, VARScaling
 from varfast.models import load
 
 IMAGES, LIMIT_S = 256, 60.0
-EVERYTHING = (SSG(0.4, "constant"), VARScaling(scales=(1, 2), candidates=50), DiverseVAR(scales=(1, 2)))
+DIVERSE = DiverseVAR((1, 2), (1.0, 0.1), relative=True, where="ends")
+EVERYTHING = (SSG(0.4, "constant"), VARScaling(scales=(1, 2), candidates=50), DIVERSE)
 
 
 class Clocked:

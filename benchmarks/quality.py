@@ -111,9 +111,9 @@ def diverse_var(images: ImagesOption = 500, seeds: SeedsOption = 3, work: WorkOp
     """Diversity against fidelity as suppression grows, with and without amplification at the output."""
     settings: dict[str, list[object]] = {"plain": []}
     for beta in STRENGTHS:
-        settings[f"suppress {beta}"] = [DiverseVAR(scales=(1, 2), suppress=(1.0, beta))]
+        settings[f"suppress {beta}"] = [DiverseVAR((1, 2), (1.0, beta), relative=True, where="ends")]
         settings[f"suppress {beta}, amplify"] = [
-            DiverseVAR(scales=(1, 2), suppress=(1.0, beta), amplify=(1.0, AMPLIFY))
+            DiverseVAR((1, 2), (1.0, beta), (1.0, AMPLIFY), relative=True, where="ends")
         ]
     found = measure(settings, images, seeds, work)
     pairs = (("precision", "recall"), ("accuracy", "variance"), ("fd", "coverage"))

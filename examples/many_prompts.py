@@ -38,7 +38,8 @@ def parser(description: str, images: int = 4, batch: int = 8) -> argparse.Argume
     made.add_argument("--device", default="cuda", help="cuda: the GPU of this process's number; or cpu")
     made.add_argument("--reference", help="coco: images or statistics to score against, for varfast eval")
     made.add_argument("--ssg", type=float, default=0.0, help="strength of SSG; 0: off")
-    made.add_argument("--diverse-var", action="store_true", help="DiverseVAR at scales 1 and 2")
+    made.add_argument("--diverse-var", type=float, metavar="BETA", help="DiverseVAR's raw suppression in all blocks")
+    made.add_argument("--diverse-var-sides", type=int, nargs="+", default=[4, 6], help="of the maps it works at: 4 6")
     made.add_argument("--var-scaling", type=int, default=0, help="candidates of VAR-Scaling; 0: off")
     return made
 
@@ -74,7 +75,11 @@ def read_prompts(kind: str, path: Path, images: int, limit: int | None = None) -
 def guidance(args: argparse.Namespace, **scaling: Any) -> list[object]:
     """The guidance objects that the options name; `scaling` is VAR-Scaling's setting for the host."""
     chosen: list[object] = [varfast.SSG(beta=args.ssg)] if args.ssg else []
-    chosen += [varfast.DiverseVAR(scales=(1, 2))] if args.diverse_var else []
+    chosen += (
+        [varfast.DiverseVAR(suppress=(1.0, args.diverse_var), sides=args.diverse_var_sides)]
+        if args.diverse_var is not None
+        else []
+    )
     chosen += [varfast.VARScaling(candidates=args.var_scaling, **scaling)] if args.var_scaling else []
     return chosen
 
@@ -97,7 +102,10 @@ def run(
     prompts, layout = read_prompts(args.layout, args.prompts, args.images, args.limit)
     first = int(os.environ.get("RANK", 0)) == 0
     settings: dict[str, Any] = {"prompts_sha256": hashlib.sha256(json.dumps(prompts).encode()).hexdigest()}
-    settings |= {name: getattr(args, name) for name in (*options, "ssg", "diverse_var", "var_scaling", "batch")}
+    settings |= {
+        name: getattr(args, name)
+        for name in (*options, "ssg", "diverse_var", "diverse_var_sides", "var_scaling", "batch")
+    }
     if first:  # who claims the folder; the others need not read gigabytes
         settings |= {f"sha256 of {Path(file).name}": sha256(Path(file)) for file in files}
     labels = [label for label in range(len(prompts)) for _ in range(args.images)]

@@ -97,7 +97,7 @@ import torch, varfast
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 import varfast.metrics.frechet, varfast.metrics.prdc
 from tiny import tiny_var
-guidance = [varfast.SSG(), varfast.VARScaling(), varfast.DiverseVAR()]
+guidance = [varfast.SSG(), varfast.VARScaling(), varfast.DiverseVAR((1, 2), (1.0, 0.01))]
 print(varfast.Sampler(tiny_var(), guidance)(labels=[1], seeds=[2]).shape)
 """
     done = python(without(*OTHERS) + DRAW + program, copied(tmp_path), tmp_path)

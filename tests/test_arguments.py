@@ -184,7 +184,8 @@ def test_numbers_of_any_make_make_the_same_objects(kind: str) -> None:
     )
     assert SSG(scales=one(-1)) == SSG(scales=-1) and type(SSG(scales=one(-1)).scales) is int
     assert CFG(real(2.5), reals([1.0, 0.5])) == CFG(2.5, (1.0, 0.5))
-    assert DiverseVAR(scales=ints([1]), rank=one(3)) == DiverseVAR(scales=(1,), rank=3)
+    assert DiverseVAR(ints([1]), (1, 1), rank=one(3)) == DiverseVAR((1,), (1, 1), rank=3)
+    assert DiverseVAR(suppress=(1, 1), sides=ints([4, 6])) == DiverseVAR(suppress=(1, 1), sides=(4, 6))
     expected = VARScaling(scales=(1,), candidates=8, bandwidth=0.5, alpha=1.5, keep=2)
     assert VARScaling(ints([1]), one(8), bandwidth=real(0.5), alpha=real(1.5), keep=one(2)) == expected
     if kind != "generators":
@@ -297,7 +298,7 @@ def check_ordinary(tensor: Tensor) -> None:
 
 
 def test_results_are_ordinary_tensors(model: VAR) -> None:
-    for guidance in ([], strong(), [DiverseVAR()]):
+    for guidance in ([], strong(), [DiverseVAR(scales=(1, 2), suppress=(1.0, 0.1), relative=True, where="ends")]):
         for path in ("features", "logits"):
             images, ids = Sampler(model, guidance, top_k=9, path=path)(**CALL, return_ids=True)
             for tensor in (images, *ids):

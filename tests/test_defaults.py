@@ -94,7 +94,7 @@ def test_ops(op: str, backend: str, setting: dict[str, Any], monkeypatch: pytest
 METHODS: dict[str, dict[str, Any]] = {
     "plain": dict(cfg=2.0, top_k=9, top_p=0.9),
     "ssg": dict(guidance=[SSG(beta=0.8)]),
-    "diverse": dict(guidance=[DiverseVAR()]),
+    "diverse": dict(guidance=[DiverseVAR(scales=(1, 2), suppress=(1.0, 0.1), relative=True, where="ends")]),
     "var_scaling": dict(guidance=[VARScaling()]),
     "smooth": dict(smooth=True),
 }

@@ -98,16 +98,18 @@ def test_geneval(scripts: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, 
     file = tmp_path / "evaluation_metadata.jsonl"
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
     words = [*words, *WORDS, "--layout", "geneval", "--prompts", str(file), "--out", str(tmp_path / "out")]
-    script.main([*words, "--ssg", "0.3", "--diverse-var", "--var-scaling", "20"])
+    script.main([*words, "--ssg", "0.3", "--diverse-var", "0.01", "--diverse-var-sides", "2", "--var-scaling", "20"])
     assert "12 images of 3 prompts" in (said := capsys.readouterr().out) and "evaluate_images.py" in said
     pictures = [tmp_path / "out" / f"{i:05d}" / "samples" / f"{j:05d}.png" for i in range(3) for j in range(4)]
     assert len({picture.read_bytes() for picture in pictures}) > 3  # of tiny images several are the same
     assert json.loads((tmp_path / "out" / "00002" / "metadata.jsonl").read_text()) == lines[2]
     # Again: nothing is drawn. Another strength: other images, refused.
-    script.main([*words, "--ssg", "0.3", "--diverse-var", "--var-scaling", "20"])
+    script.main([*words, "--ssg", "0.3", "--diverse-var", "0.01", "--diverse-var-sides", "2", "--var-scaling", "20"])
     assert "0 of them new" in capsys.readouterr().out
     with pytest.raises(ValueError, match="other settings"):
-        script.main([*words, "--ssg", "0.4", "--diverse-var", "--var-scaling", "20"])
+        script.main(
+            [*words, "--ssg", "0.4", "--diverse-var", "0.01", "--diverse-var-sides", "2", "--var-scaling", "20"]
+        )
 
 
 @HOSTS

@@ -177,7 +177,7 @@ def test_a_shrinking_nucleus_in_the_sampler(model: VAR) -> None:
 
 def test_diverse_var_reweights_where_it_is_told_to() -> None:
     x = torch.randn(2, 4, 16, generator=torch.Generator().manual_seed(0))
-    ends = DiverseVAR(scales=(1, 2), suppress=(1.0, 0.3), amplify=(0.9, 0.2))
+    ends = DiverseVAR(scales=(1, 2), suppress=(1.0, 0.3), amplify=(0.9, 0.2), relative=True, where="ends")
     early, late = steps()[1], steps()[3]
     suppressed = ops.spectral_reweight(x, beta=0.3, relative=True)
     amplified = ops.spectral_reweight(x, alpha=0.9, beta=0.2, mode="amplify", relative=True)
@@ -185,14 +185,14 @@ def test_diverse_var_reweights_where_it_is_told_to() -> None:
     assert torch.equal(ends.on_features(early, x, 2, 3), amplified)
     for untouched in (ends.on_input(early, x, 1, 3), ends.on_features(early, x, 1, 3), ends.on_input(late, x, 0, 3)):
         assert untouched is x
-    blocks = DiverseVAR(scales=1, suppress=(1.0, 0.3), where="blocks", relative=False, rank=40)
+    blocks = DiverseVAR(scales=1, suppress=(1.0, 0.3), rank=40)
     assert torch.equal(blocks.on_input(early, x, 1, 3), ops.spectral_reweight(x, beta=0.3))
     assert blocks.on_features(early, x, 2, 3) is x
 
 
 def test_an_amplification_that_overflows_in_raw_units_is_an_error(model: VAR) -> None:
     with pytest.raises(RuntimeError, match=r"image 0 overflows x's dtype with alpha=1 and beta=200"):
-        Sampler(model, [DiverseVAR(suppress=None, amplify=(1.0, 200.0), relative=False)])(labels=[1], seeds=[1])
+        Sampler(model, [DiverseVAR(scales=(1, 2), amplify=(1.0, 200.0))])(labels=[1], seeds=[1])
 
 
 BAD: list[tuple[type[Exception], str, type, dict[str, Any]]] = [
@@ -216,12 +216,23 @@ BAD: list[tuple[type[Exception], str, type, dict[str, Any]]] = [
     (TypeError, "keep", VARScaling, {"keep": 2.5}),
     (ValueError, "keep", VARScaling, {"keep": 2**33}),
     (ValueError, "nucleus", VARScaling, {"nucleus": "growing"}),
-    (ValueError, "suppress and amplify", DiverseVAR, {"suppress": None}),
+    (ValueError, r"presets\.get.*calibrate", DiverseVAR, {}),
     (TypeError, "suppress", DiverseVAR, {"suppress": 0.3}),
     (ValueError, "beta of suppress", DiverseVAR, {"suppress": (1.0, -0.3)}),
-    (ValueError, "beta of amplify must keep .* within float32", DiverseVAR, {"amplify": (1.0, 200.0)}),
-    (ValueError, "rank", DiverseVAR, {"rank": 0}),
-    (ValueError, "where", DiverseVAR, {"where": "middle"}),
+    (
+        ValueError,
+        "beta of amplify must keep .* within float32",
+        DiverseVAR,
+        {"amplify": (1.0, 200.0), "relative": True},
+    ),
+    (ValueError, "rank", DiverseVAR, {"suppress": (1, 1), "rank": 0}),
+    (ValueError, "where", DiverseVAR, {"suppress": (1, 1), "where": "middle"}),
+    (ValueError, "scales and sides", DiverseVAR, {"suppress": (1, 1), "scales": 1, "sides": 4}),
+    (TypeError, "sides", DiverseVAR, {"suppress": (1, 1), "sides": "4"}),
+    (ValueError, "sides must lie", DiverseVAR, {"suppress": (1, 1), "sides": (0, 4)}),
+    (TypeError, "a pair of sides", DiverseVAR, {"suppress": (1, 1), "sides": (4.5,)}),
+    (TypeError, "relative must be True or False", DiverseVAR, {"suppress": (1, 1), "relative": "raw"}),
+    (ValueError, "content belongs to suppression with where='ends'", DiverseVAR, {"suppress": (1, 1), "content": True}),
 ]
 
 
@@ -231,7 +242,9 @@ def test_a_wrong_parameter_is_named(error: type[Exception], match: str, kind: ty
         kind(**arguments)
 
 
-@pytest.mark.parametrize("item", [SSG(scales=7), VARScaling(scales=-6), DiverseVAR(scales=5), SSG(schedule=[1.0, 2.0])])
+@pytest.mark.parametrize(
+    "item", [SSG(scales=7), VARScaling(scales=-6), DiverseVAR(5, (1, 1)), SSG(schedule=[1.0, 2.0])]
+)
 def test_what_does_not_fit_the_models_scales_is_an_error(model: VAR, item: object) -> None:
     with pytest.raises(ValueError, match=r"scales|one number per scale"):
         Sampler(model, [item])(labels=[1], seeds=[1])

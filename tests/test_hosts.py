@@ -40,7 +40,11 @@ def test_a_model_of_the_protocol_needs_no_wrapping() -> None:
 @pytest.mark.parametrize("path", ["features", "logits"])
 @pytest.mark.parametrize("cfg", [0.0, 2.0])
 def test_a_wrapped_var_equals_our_own(model: UpstreamVAR, path: str, cfg: float) -> None:
-    guidance = [SSG(), DiverseVAR(), VARScaling(scales=1, candidates=8)]
+    guidance = [
+        SSG(),
+        DiverseVAR(scales=(1, 2), suppress=(1.0, 0.1), relative=True, where="ends"),
+        VARScaling(scales=1, candidates=8),
+    ]
     call: dict[str, Any] = {"labels": LABELS, "seeds": [5, 6, 7], "return_ids": True}
     images, ids = Sampler(varfast.wrap(model), guidance, cfg=cfg, path=path, top_k=12, top_p=0.9)(**call)
     own_images, own_ids = Sampler(tiny_var(), guidance, cfg=cfg, path=path, top_k=12, top_p=0.9)(**call)
@@ -83,7 +87,7 @@ def test_labels_are_read_as_upstream_reads_them(model: UpstreamVAR) -> None:
 def test_unpatch_restores_and_a_copy_is_patched_for_itself(model: UpstreamVAR) -> None:
     own = model.autoregressive_infer_cfg
     varfast.patch(model, [SSG()])
-    varfast.patch(model, [DiverseVAR()])
+    varfast.patch(model, [DiverseVAR(scales=(1, 2), suppress=(1.0, 0.1), relative=True, where="ends")])
     clone = copy.deepcopy(model)
     assert clone.autoregressive_infer_cfg.__self__ is clone
     varfast.unpatch(varfast.unpatch(model))

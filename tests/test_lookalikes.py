@@ -67,7 +67,15 @@ def test_infinity_with_patchify() -> None:
 def test_a_patched_method_keeps_its_signature_and_takes_every_method(host: str) -> None:
     model, method, call = HOSTS[host]()
     rule = "infinity" if host == "infinity" else "var"
-    varfast.patch(model, [SSG(), DiverseVAR(), VARScaling(candidates=8, rule=rule)], min_p=0.01)
+    varfast.patch(
+        model,
+        [
+            SSG(),
+            DiverseVAR(scales=(1, 2), suppress=(1.0, 0.1), relative=True, where="ends"),
+            VARScaling(candidates=8, rule=rule),
+        ],
+        min_p=0.01,
+    )
     check_signature(model, method)
     images = [image_of(getattr(model, method)(**call, g_seed=seed)) for seed in (1, 1, 2)]
     assert torch.equal(images[0], images[1]) and not torch.equal(images[0], images[2])

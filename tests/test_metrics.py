@@ -101,7 +101,14 @@ def test_shared_work_gives_the_same_bits_and_is_shared(monkeypatch: pytest.Monke
         return features(self, state, k, *args, **kwargs)
 
     monkeypatch.setattr(type(model), "features", spy)
-    methods = [[], [SSG(0.8, "constant", scales=-1)], [SSG()], [VARScaling(2, candidates=4)], [DiverseVAR()], []]
+    methods = [
+        [],
+        [SSG(0.8, "constant", scales=-1)],
+        [SSG()],
+        [VARScaling(2, candidates=4)],
+        [DiverseVAR(scales=(1, 2), suppress=(1.0, 0.1), relative=True, where="ends")],
+        [],
+    ]
     shared = Sharing(model)
     labels, seeds = torch.arange(6), torch.arange(6)
     counts = []

@@ -101,7 +101,11 @@ def test_code_as_recorded(name: str) -> None:
 
 def test_code_of_twice_the_same_model_is_that_model() -> None:
     model = tiny_var()
-    guidance = [SSG(), DiverseVAR(scales=(1, 3)), VARScaling(scales=2, candidates=6)]
+    guidance = [
+        SSG(),
+        DiverseVAR(scales=(1, 3), suppress=(1.0, 0.1), relative=True, where="ends"),
+        VARScaling(scales=2, candidates=6),
+    ]
     call: dict[str, Any] = {"labels": [1, 2], "seeds": [3, 4], "return_ids": True}
     images, ids = Sampler(CoDe(model, model, 3), [*guidance[:1], guidance[2]], path="logits")(**call)
     own_images, own_ids = Sampler(model, [*guidance[:1], guidance[2]], path="logits")(**call)

@@ -23,7 +23,7 @@ METHODS: dict[str, list[object]] = {
     "plain": [],
     "ssg": [SSG(beta=0.4, schedule="constant")],
     "var_scaling": [VARScaling(scales=(1, 2), candidates=12, alpha=1.2, min_distance=0.1)],
-    "diverse_var": [DiverseVAR(scales=(1, 2), suppress=(1.0, 0.2), amplify=(1.0, 0.1), where="blocks")],
+    "diverse_var": [DiverseVAR(scales=(1, 2), suppress=(1.0, 0.2), amplify=(1.0, 0.1), relative=True)],
 }
 METHODS["everything"] = [item for items in METHODS.values() for item in items]
 ALL = pytest.mark.parametrize("guidance", METHODS.values(), ids=METHODS.keys())

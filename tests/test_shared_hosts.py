@@ -21,7 +21,10 @@ from upstream_like import Attention, UpstreamVAR
 import varfast
 from varfast import SSG, DiverseVAR, Sampler, VARScaling
 
-GUIDANCE = (SSG(beta=2.0, schedule="constant"), DiverseVAR(suppress=(1.0, 0.5)))
+GUIDANCE = (
+    SSG(beta=2.0, schedule="constant"),
+    DiverseVAR(scales=(1, 2), suppress=(1.0, 0.5), relative=True, where="ends"),
+)
 EVERY_HOST = pytest.mark.parametrize("host", ALL)
 
 

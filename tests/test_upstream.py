@@ -46,7 +46,7 @@ for cfg in (0.0, 1.5, 4.0):
             patched = var.autoregressive_infer_cfg(B=3, label_B=label, g_seed=5, cfg=cfg, top_k=top_k)
             torch.testing.assert_close(patched, own, rtol=1e-4, atol=1e-4)
             varfast.unpatch(var)
-varfast.patch(var, [varfast.SSG(), varfast.DiverseVAR(), varfast.VARScaling(candidates=8)])
+varfast.patch(var, [varfast.SSG(), varfast.DiverseVAR((1, 2), (1.0, 0.01)), varfast.VARScaling(candidates=8)])
 check_signature(var, "autoregressive_infer_cfg")
 images = [var.autoregressive_infer_cfg(3, labels, 1, 1.5, 20, 0.9, smooth) for smooth in (False, True)]
 assert all(i.shape == (3, 3, 64, 64) and 0 <= i.min() and i.max() <= 1 for i in images)
@@ -108,7 +108,7 @@ for nums in ((1, 2, 3, 4), (1, 2, 3, 5, 7, 9), (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 1
             varfast.patch(var, path=path)
             torch.testing.assert_close(var.autoregressive_infer_cfg(**call), own, rtol=1e-4, atol=1e-4)
             varfast.unpatch(var)
-varfast.patch(var, [varfast.SSG(), varfast.DiverseVAR(), varfast.VARScaling(candidates=8)])
+varfast.patch(var, [varfast.SSG(), varfast.DiverseVAR((1, 2), (1.0, 0.01)), varfast.VARScaling(candidates=8)])
 check_signature(var, "autoregressive_infer_cfg")
 image = var.autoregressive_infer_cfg(vae, 3, labels, [1, 2, 3, 4], 1, 1.5, 20, 0.9)
 assert image.shape == (3, 3, 4, 4) and not image.is_inference() and image.min() < -1

@@ -29,7 +29,7 @@ METHODS: dict[str, Any] = {
     "VARScaling, infinity": lambda every: ([VARScaling(every, candidates=8, rule="infinity")], {}),
     "VARScaling, exact": lambda every: ([VARScaling(every, candidates=8, density="exact")], {}),
     "VARScaling, shrinking": lambda every: ([VARScaling(every, candidates=8, nucleus="shrinking")], {"top_p": 0.9}),
-    "DiverseVAR": lambda every: ([DiverseVAR(every, amplify=(1.0, 0.1), rank=2, where="blocks")], {}),
+    "DiverseVAR": lambda every: ([DiverseVAR(every, (1.0, 0.1), (1.0, 0.1), relative=True, rank=2)], {}),
 }
 
 

@@ -125,7 +125,14 @@ def main() -> None:
                     patched = model.autoregressive_infer_cfg(**call)
                     varfast.unpatch(model)
                     torch.testing.assert_close(patched, own, rtol=1e-4, atol=1e-4)
-        varfast.patch(model, [varfast.SSG(), varfast.DiverseVAR(), varfast.VARScaling(candidates=8)])
+        varfast.patch(
+            model,
+            [
+                varfast.SSG(),
+                varfast.DiverseVAR(scales=(1, 2), suppress=(1.0, 0.1), relative=True, where="ends"),
+                varfast.VARScaling(candidates=8),
+            ],
+        )
         check_signature(model, "autoregressive_infer_cfg")
         for smooth in (False, True):
             image = model.autoregressive_infer_cfg(B=3, g_seed=1, cfg=4.5, more_smooth=smooth, **prompts)

@@ -58,7 +58,14 @@ def main() -> None:
                     patched = model.generate(**call)
                     varfast.unpatch(model)
                     torch.testing.assert_close(patched, own, rtol=1e-4, atol=1e-4)
-        varfast.patch(model, [varfast.SSG(), varfast.DiverseVAR(), varfast.VARScaling(candidates=8)])
+        varfast.patch(
+            model,
+            [
+                varfast.SSG(),
+                varfast.DiverseVAR(scales=(1, 2), suppress=(1.0, 0.1), relative=True, where="ends"),
+                varfast.VARScaling(candidates=8),
+            ],
+        )
         check_signature(model, "generate")
         images = [model.generate(3, labels, seed, 1.7, 40, 0.99, mask_schedule=SCHEDULE) for seed in (1, 1, 2)]
         assert torch.equal(images[0], images[1]) and not torch.equal(images[0], images[2])

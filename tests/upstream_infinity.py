@@ -102,7 +102,14 @@ def main() -> None:
                 assert patched[2].shape == own[2].shape and patched[2].dtype == own[2].dtype
                 wrong = ((patched[2].int() - own[2].int()).abs() > 1).float().mean()
                 assert wrong == 0, (patchify, layers, cfgs, path, wrong)
-        varfast.patch(model, [varfast.SSG(), varfast.DiverseVAR(), varfast.VARScaling(candidates=8, rule="infinity")])
+        varfast.patch(
+            model,
+            [
+                varfast.SSG(),
+                varfast.DiverseVAR(scales=(1, 2), suppress=(1.0, 0.1), relative=True, where="ends"),
+                varfast.VARScaling(candidates=8, rule="infinity"),
+            ],
+        )
         check_signature(model, "autoregressive_infer_cfg")
         call |= dict(top_k=900, top_p=0.97, cfg_list=[3.0] * 3, cfg_insertion_layer=[0])
         first, again = (model.autoregressive_infer_cfg(**call)[2] for _ in range(2))

@@ -1,9 +1,10 @@
 """What the sampler asks of a model, and what it tells guidance objects: the two small interfaces of the package.
 
 A **model** (our own VAR, or a wrapped host) implements `Model`. A **guidance object** is any object with one or more
-of four hooks, found by name; each gets the `Step` it is called at:
+of five hooks, found by name (one that is None is not there); each gets the `Step` it is called at:
 
 ==========================================  =========================================================================
+``on_latent(step, x)``                      before a scale's map (B, L, Cvae) is embedded: returns the x to go on with
 ``on_input(step, x, block, blocks)``        before a transformer block: returns the x (rows, L, C) to go on with
 ``on_features(step, x, block, blocks)``     after a transformer block: the same
 ``on_logits(step, recipe)``                 returns the `Recipe` by which the scale's logits become tokens
@@ -26,8 +27,9 @@ from torch import Tensor
 
 Grid = tuple[int, int]
 BlockHook = Callable[[Tensor, int, int], Tensor]
+LatentHook = Callable[[Tensor], Tensor]
 PROTOCOL = ("grids", "vocab_size", "num_classes", "codebook", "begin", "features", "head", "advance", "decode")
-HOOKS = ("on_input", "on_features", "on_logits", "select")
+HOOKS = ("on_latent", "on_input", "on_features", "on_logits", "select")
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,9 @@ class Step:
         seeds: (B,) int64, one per image.
         codebook: the model's codebook (V, Cvae).
         bits: bits per token of a bitwise model, None for a vocabulary.
+        grids: those of all scales; empty where a step stands by itself.
+        constant: gives (1, L, C), what the first block's input holds whatever was drawn; None of a model that does not
+            say.
     """
 
     index: int
@@ -51,6 +56,8 @@ class Step:
     seeds: Tensor
     codebook: Tensor
     bits: int | None = None
+    grids: Sequence[Grid] = ()
+    constant: Callable[[], Tensor] | None = None
 
     @property
     def progress(self) -> float:
@@ -134,6 +141,8 @@ class Model(Protocol):
     # prompt. `identity_head = True` says that `features` are logits already: guidance and draw are then fused.
     # `head_dtype`, a dtype or None: what `head` is given and gives, and guidance computes in; the logits are rounded to
     # float32 once, before the draw. Float64, on a CPU, makes the two sides of the head agree to the bit.
+    # `latent_hook = True` says that `advance` also takes `on_latent`, a function of what the scale after k embeds
+    # (B, L, Cvae) and what it embeds in its place. `constant(k)`, of scales from 1 on: (1, L, C), see `Step`.
     # A model that draws some of a scale's tokens again has
     #     redraw(state, k, ids, logprobs, draw) -> ids
     # called before `advance` with ids (B, L) and the logarithms (B, L) of their probabilities under the filtered

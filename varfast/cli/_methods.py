@@ -27,7 +27,7 @@ BUILTIN: dict[str, dict[str, Any]] = {
     "cfg": {"strength": 1.0},
     "ssg": {"beta": 0.4, "schedule": "constant", "scales": -1},
     "var_scaling": {"scales": 1, "candidates": 50, "alpha": 1.7, "min_distance": 0.75},
-    "diverse_var": {"scales": (1, 2), "suppress": (1.0, 0.1)},
+    "diverse_var": {"scales": (1, 2), "suppress": (1.0, 0.1), "relative": True, "where": "ends"},
 }
 
 # What Python raises for text that is no expression: stray bytes and zeros, nesting too deep, a list as a key.
@@ -108,6 +108,7 @@ def _presets(presets: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, 
     rule = given.get("rule")
     unread = set(READ_BY["var"]).difference(READ_BY[rule]) if isinstance(rule, str) and rule in READ_BY else set()
     unread |= {"alpha"} if given.get("strategy", "adaptive") != "adaptive" else set()
+    unread |= {"scales"} if given.get("sides") is not None else set()
     return {name: value for name, value in presets.items() if name not in unread}
 
 

@@ -72,3 +72,33 @@ def is_among(scales: int | Sequence[int], step: Step) -> bool:
         if not -step.count <= k < step.count:
             raise ValueError(f"scales must lie in [{-step.count}, {step.count - 1}] for {step.count} scales, got {k}")
     return step.index in scales or step.index - step.count in scales
+
+
+def check_sides(sides: Any) -> int | tuple[int | tuple[int, int], ...]:
+    """Checks one or several sides of grids: n for (n, n), or a pair (h, w)."""
+    sides = checks.plain(sides)
+    if isinstance(sides, int) and not isinstance(sides, bool):
+        return checks.check_integer("sides", sides, 1)
+    if not isinstance(sides, Iterable) or isinstance(sides, str):
+        raise TypeError(f"sides must be a side, or a list of sides and pairs (h, w), got {sides!r}")
+    found = tuple(checks.plain(side) for side in sides)
+    if not found:
+        raise TypeError("sides must not be empty")
+    return tuple(
+        checks.check_integer("sides", side, 1) if isinstance(side, int) else checks.check_grid("a pair of sides", side)
+        for side in found
+    )
+
+
+def has_side(sides: Any, step: Step) -> bool:
+    """Whether a scale's grid is among `sides`; one that no scale of the model has is an error, not a silent no."""
+    chosen = [(side, side) if isinstance(side, int) else tuple(side) for side in _listed_sides(sides)]
+    for side in chosen:
+        if step.grids and side not in step.grids:
+            grids = ", ".join(f"{h}x{w}" for h, w in step.grids)
+            raise ValueError(f"sides must be those of scales of this model, {grids}, got {side[0]}x{side[1]}")
+    return step.hw in chosen
+
+
+def _listed_sides(sides: Any) -> tuple[Any, ...]:
+    return (sides,) if isinstance(sides, int) else tuple(sides)

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from varfast.checks import plain
-from varfast.protocol import BlockHook, Grid, Model
+from varfast.protocol import BlockHook, Grid, LatentHook, Model
 from varfast.sampler.arguments import check_model
 
 
@@ -25,7 +26,7 @@ class State:
 
     drafter: Any
     refiner: Any
-    unread: list[dict[str, Tensor]] = field(default_factory=list)
+    unread: list[dict[str, Any]] = field(default_factory=list)
 
 
 class CoDe:
@@ -93,14 +94,38 @@ class CoDe:
         """The logits (rows, L, V) themselves."""
         return x
 
-    def advance(self, state: State, k: int, *, ids: Tensor | None = None, embeddings: Tensor | None = None) -> None:
-        """Takes scale `k`'s tokens, `ids` (B, L) or `embeddings` (B, L, Cvae)."""
+    @property
+    def latent_hook(self) -> bool:
+        """Whether `advance` takes `on_latent`: both models must."""
+        return all(getattr(model, "latent_hook", False) for model in (self.drafter, self.refiner))
+
+    @property
+    def constant(self) -> Callable[[int], Tensor] | None:
+        """What (1, L, C) a scale's input holds whatever was drawn, by the model it belongs to; None if one of the two
+        does not say."""
+        first, rest = (getattr(model, "constant", None) for model in (self.drafter, self.refiner))
+        return None if first is None or rest is None else lambda k: (first if k < self.drafted else rest)(k)
+
+    def advance(
+        self,
+        state: State,
+        k: int,
+        *,
+        ids: Tensor | None = None,
+        embeddings: Tensor | None = None,
+        on_latent: LatentHook | None = None,
+    ) -> None:
+        """Takes scale `k`'s tokens, `ids` (B, L) or `embeddings` (B, L, Cvae); `on_latent` sees what the next scale
+        embeds, (B, L', Cvae), in the model that draws it."""
+        tokens = {"ids": ids, "embeddings": embeddings}
+        taken: dict[str, Any] = {name: value for name, value in tokens.items() if value is not None}
+        hook: dict[str, Any] = {} if on_latent is None else {"on_latent": on_latent}
         if k >= self.drafted:
-            self.refiner.advance(state.refiner, k, ids=ids, embeddings=embeddings)
+            self.refiner.advance(state.refiner, k, **taken, **hook)
             return
-        self.drafter.advance(state.drafter, k, ids=ids, embeddings=embeddings)
-        given = {"ids": ids, "embeddings": embeddings}
-        state.unread.append({name: value for name, value in given.items() if value is not None})
+        last = k == self.drafted - 1  # the next scale is the refiner's
+        self.drafter.advance(state.drafter, k, **taken, **({} if last else hook))
+        state.unread.append(taken | (hook if last else {}))
 
     def decode(self, state: State) -> Tensor:
         """Images (B, channels, H, W) in [0, 1]."""

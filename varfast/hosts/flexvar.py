@@ -18,7 +18,7 @@ from torch import Tensor
 from varfast.guidance import CFG
 from varfast.hosts._settings import settings
 from varfast.hosts.var import State, WrappedVAR, image_seeds, labels_of
-from varfast.protocol import Grid, Model
+from varfast.protocol import Grid, LatentHook, Model
 from varfast.sampler import Sampler
 
 METHOD = "autoregressive_infer_cfg"
@@ -95,14 +95,24 @@ class WrappedFlexVAR(WrappedVAR):
         return logits if self.invalid_ids is None else logits.index_fill(2, self.invalid_ids, INVALID)
 
     @torch.no_grad()
-    def advance(self, state: State, k: int, *, ids: Tensor | None = None, embeddings: Tensor | None = None) -> None:
-        """Takes scale `k`'s ids (B, L). Raises ValueError for embeddings: this host decodes ids, so it has no smooth
-        mode."""
+    def advance(
+        self,
+        state: State,
+        k: int,
+        *,
+        ids: Tensor | None = None,
+        embeddings: Tensor | None = None,
+        on_latent: LatentHook | None = None,
+    ) -> None:
+        """Takes scale `k`'s ids (B, L); `on_latent` sees what the next scale embeds, (B, L', Cvae).
+
+        Raises ValueError for embeddings: this host decodes ids, so it has no smooth mode."""
         if ids is None:
             raise ValueError("advance: FlexVAR decodes ids, it has no smooth mode")
         state.f_hat = self.vectors(k, ids, embeddings)
         state.ids = ids
-        self.step(state, k, following(state.f_hat, self.grids[k + 1]) if k + 1 < len(self.grids) else None)
+        after = following(state.f_hat, self.grids[k + 1]) if k + 1 < len(self.grids) else None
+        self.step(state, k, after, on_latent)
 
     @torch.no_grad()
     def decode(self, state: State) -> Tensor:

@@ -23,7 +23,7 @@ from varfast.hosts import var
 from varfast.hosts._attention import Cache
 from varfast.hosts._settings import settings
 from varfast.hosts.var import WrappedVAR, image_seeds, run_blocks
-from varfast.protocol import BlockHook, Model, Recipe, Step
+from varfast.protocol import BlockHook, LatentHook, Model, Recipe, Step
 from varfast.sampler import Sampler
 
 METHOD = "autoregressive_infer_cfg"
@@ -128,6 +128,11 @@ class WrappedHART(WrappedVAR):
         """The last prompt."""
         return len(self.text[0]) - 1
 
+    def positions(self) -> Tensor:
+        """What is added to every token's embedding, (1, sum of L, C); the text's last token stands where scale 0's one
+        would."""
+        return self.model.lvl_embed(self.model.lvl_1L[:, self.model.context_token - 1 :])
+
     @torch.no_grad()
     def begin(self, labels: Tensor, unconditional: bool = True) -> State:
         """Starts images of the prompts `labels` (B,) int64, indices into the text. Raises ValueError for others."""
@@ -138,7 +143,6 @@ class WrappedHART(WrappedVAR):
             features, ids, mask = without_text(features, ids, mask)
         model, tokens = self.model, self.model.context_token
         cond = model.context_embed(model.context_norm(features))
-        positions = model.lvl_embed(model.lvl_1L)
         nothing: list[Cache] = [(None, None)] * len(self.blocks)
         return State(
             cond=cond,
@@ -146,8 +150,8 @@ class WrappedHART(WrappedVAR):
             cache=nothing,
             fresh=nothing.copy(),
             f_hat=cond.new_zeros(len(labels), self.codebook.shape[1], *self.grids[-1]),
-            tokens=cond + positions[:, :tokens],
-            positions=positions[:, tokens - 1 :],  # the text's last token stands where scale 0's one would
+            tokens=cond + model.lvl_embed(model.lvl_1L[:, :tokens]),
+            positions=self.positions(),
             repeats=2 if unconditional else 1,
             text={"context_position_ids": ids, "context_mask": mask},
         )
@@ -163,9 +167,17 @@ class WrappedHART(WrappedVAR):
         return x[:, -1:] if k == 0 else x
 
     @torch.no_grad()
-    def advance(self, state: var.State, k: int, *, ids: Tensor | None = None, embeddings: Tensor | None = None) -> None:
-        """Takes scale `k`'s tokens, `ids` (B, L) or `embeddings` (B, L, Cvae); after the last scale, the host's own
-        diffusion adds its residual.
+    def advance(
+        self,
+        state: var.State,
+        k: int,
+        *,
+        ids: Tensor | None = None,
+        embeddings: Tensor | None = None,
+        on_latent: LatentHook | None = None,
+    ) -> None:
+        """Takes scale `k`'s tokens, `ids` (B, L) or `embeddings` (B, L, Cvae), `on_latent` what the next scale embeds,
+        (B, L', Cvae); after the last scale, the host's own diffusion adds its residual.
 
         Raises ValueError unless exactly one of the two is given, in the right shape.
         """
@@ -174,7 +186,7 @@ class WrappedHART(WrappedVAR):
         if k < count - 1:
             quantizer, nums = self.model.vae_quant_proxy[0], [n for n, _ in self.grids]
             state.f_hat, following = quantizer.get_next_autoregressive_input(k, count, state.f_hat, h, patch_nums=nums)
-            return self.step(state, k, following)
+            return self.step(state, k, following, on_latent)
         vectors = h.flatten(2).transpose(1, 2)
         state.f_hat = finish(state.f_hat, vectors, None if self.residual is None else self._diffused(state, vectors))
 

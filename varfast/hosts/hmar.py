@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from varfast.hosts._settings import settings
 from varfast.hosts.var import State, WrappedVAR, image_seeds, labels_of
-from varfast.protocol import BlockHook, Model
+from varfast.protocol import BlockHook, LatentHook, Model
 from varfast.sampler import Sampler
 
 METHOD = "generate"
@@ -135,11 +135,21 @@ class WrappedHMAR(WrappedVAR):
         return ids
 
     @torch.no_grad()
-    def advance(self, state: State, k: int, *, ids: Tensor | None = None, embeddings: Tensor | None = None) -> None:
-        """Takes scale `k`'s ids (B, L). Raises ValueError for embeddings: this host has no smooth mode."""
+    def advance(
+        self,
+        state: State,
+        k: int,
+        *,
+        ids: Tensor | None = None,
+        embeddings: Tensor | None = None,
+        on_latent: LatentHook | None = None,
+    ) -> None:
+        """Takes scale `k`'s ids (B, L); `on_latent` sees what the next scale embeds, (B, L', Cvae).
+
+        Raises ValueError for embeddings: this host has no smooth mode."""
         if ids is None:
             raise ValueError("advance: HMAR has no smooth mode")
-        super().advance(state, k, ids=ids)
+        super().advance(state, k, ids=ids, on_latent=on_latent)
 
 
 def wrap(model: Any, *, mask_schedule: Sequence[Sequence[int]] | None = None) -> Model:

@@ -16,16 +16,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from varfast.guidance import CFG
 from varfast.hosts._attention import Cache, run_block
+from varfast.hosts._bits import accumulate, bit_logits, bit_map, codes, following, picture
 from varfast.hosts._settings import settings
 from varfast.hosts.var import image_seeds
-from varfast.protocol import BlockHook, Grid, Model
+from varfast.protocol import BlockHook, Grid, LatentHook, Model
 from varfast.sampler import Sampler
 
+__all__ = [
+    "accumulate", "autoregressive_infer_cfg", "bit_logits", "bit_map", "codes", "following", "mix", "picture",
+    "strengths", "wrap",
+]  # fmt: skip
 METHOD = "autoregressive_infer_cfg"
 ATTRIBUTES = (
     "cfg_uncond", "text_norm", "text_proj_for_sos", "text_proj_for_ca", "pos_start", "rope2d_freqs_grid", "lvl_embed",
@@ -39,48 +43,10 @@ def strengths(cfg_list: Sequence[float]) -> tuple[float, ...]:
     return tuple(cfg - 1.0 for cfg in cfg_list)
 
 
-def bit_logits(raw: Tensor, tau: float = 1.0) -> Tensor:
-    """Rows for the bit sampler: head output (B, L, 2d) to (B, L*d, 2), divided by the scale's temperature.
-
-    Guidance may come before or after, as it is linear; top-k and top-p come after.
-    """
-    return (raw / tau).unflatten(2, (-1, 2)).flatten(1, 2)
-
-
 def mix(x: Tensor, cfg: float) -> Tensor:
     """CFG inside a layer: hidden states (2B, L, C), conditional rows first; both halves become the mixture."""
     cond, uncond = x.chunk(2)
     return (cfg * cond + (1 - cfg) * uncond).repeat(2, 1, 1)
-
-
-def bit_map(bits: Tensor, hw: Grid, patchify: bool = False) -> Tensor:
-    """Bits (B, h*w, d) to the map (B, h, w, d), or with `patchify` (B, 2h, 2w, d / 4)."""
-    maps = bits.unflatten(1, hw)
-    return F.pixel_shuffle(maps.movedim(3, 1), 2).movedim(1, 3) if patchify else maps
-
-
-def codes(bits: Tensor) -> Tensor:
-    """Code vectors (B, d, h, w) float32 of a bit map (B, h, w, d): +-1 / sqrt(d), of unit length."""
-    return (bits.float() * 2 - 1).movedim(3, 1) * bits.shape[3] ** -0.5
-
-
-def accumulate(summed: Tensor, vectors: Tensor) -> Tensor:
-    """The running sum (B, d, H, W) with a scale's code vectors (B, d, h, w), resized bilinearly, added."""
-    if vectors.shape[2:] != summed.shape[2:]:
-        vectors = F.interpolate(vectors, size=summed.shape[2:], mode="bilinear")
-    return summed + vectors
-
-
-def following(summed: Tensor, hw: Grid, patchify: bool = False) -> Tensor:
-    """What the next scale on `hw` embeds, (B, h*w, d) (with `patchify` 4 d), from the sum (B, d, H, W)."""
-    size = (2 * hw[0], 2 * hw[1]) if patchify else hw
-    maps = F.interpolate(summed, size=size, mode="bilinear")
-    return (F.pixel_unshuffle(maps, 2) if patchify else maps).flatten(2).transpose(1, 2)
-
-
-def picture(decoded: Tensor) -> Tensor:
-    """Upstream's images: uint8 (B, H, W, 3), blue first, from the decoder's (B, 3, H, W) in [-1, 1]."""
-    return decoded.add(1).div(2).permute(0, 2, 3, 1).mul(255).to(torch.uint8).flip(3)
 
 
 def _prompts(text: Text, which: list[int]) -> list[Tensor]:
@@ -104,6 +70,8 @@ class State:
 
 class WrappedInfinity:
     """An upstream `Infinity`, its VAE and N prompts as a `Model`, see `wrap`; ValueError for what does not fit."""
+
+    latent_hook = True  # `advance` takes one
 
     def __init__(
         self, model: Any, vae: Any, scale_schedule: Sequence[tuple[int, int, int]], text: Text, negative: Text | None,
@@ -135,6 +103,13 @@ class WrappedInfinity:
         self.bits = int(model.d_vae)
         self.vocab_size, self.num_classes, self.last_label = 2 * self.bits, len(text[1]), len(text[1]) - 1
         self.codebook = torch.tensor([[-1.0], [1.0]], dtype=torch.float32, device=model.pos_start.device)
+
+    @torch.no_grad()
+    def constant(self, k: int) -> Tensor:
+        """What the first block's input at scale `k`, from 1 on, holds whatever was drawn, (1, L, C): level and bias."""
+        embed, (h, w) = self.model.word_embed, self.grids[k]
+        x = embed.weight.new_zeros(1, h * w, embed.out_features)
+        return self.model.add_lvl_embeding(x if embed.bias is None else x + embed.bias, k, self.schedule)
 
     @torch.no_grad()
     def begin(self, labels: Tensor, unconditional: bool = True) -> State:
@@ -199,8 +174,18 @@ class WrappedInfinity:
             return self.model.head(x.float())
 
     @torch.no_grad()
-    def advance(self, state: State, k: int, *, ids: Tensor | None = None, embeddings: Tensor | None = None) -> None:
-        """Takes scale `k`'s bits (B, L, d). Raises ValueError for embeddings: this host has no smooth mode."""
+    def advance(
+        self,
+        state: State,
+        k: int,
+        *,
+        ids: Tensor | None = None,
+        embeddings: Tensor | None = None,
+        on_latent: LatentHook | None = None,
+    ) -> None:
+        """Takes scale `k`'s bits (B, L, d); `on_latent` sees what the next scale embeds, (B, L', d), before its norm.
+
+        Raises ValueError for embeddings: this host has no smooth mode."""
         h, w = self.grids[k]
         if ids is None or ids.shape[1:] != (h * w, self.bits):
             got = "embeddings" if ids is None else tuple(ids.shape)
@@ -208,7 +193,8 @@ class WrappedInfinity:
         state.summed = accumulate(state.summed, codes(bit_map(ids.float(), (h, w), self.patchify)))
         state.cache = state.fresh.copy()
         if k + 1 < len(self.grids):
-            x = self.model.norm0_ve(following(state.summed, self.grids[k + 1], self.patchify))
+            latent = following(state.summed, self.grids[k + 1], self.patchify)
+            x = self.model.norm0_ve(latent if on_latent is None else on_latent(latent))
             state.tokens = self.model.word_embed(x).repeat(len(state.cond) // len(ids), 1, 1)
 
     @torch.no_grad()

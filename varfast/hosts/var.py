@@ -20,7 +20,7 @@ from varfast.checks import plain
 from varfast.hosts._attention import Cache, run_block
 from varfast.hosts._settings import settings
 from varfast.models.linear import apply
-from varfast.protocol import BlockHook, Grid, Model
+from varfast.protocol import BlockHook, Grid, LatentHook, Model
 from varfast.sampler import Sampler
 
 METHOD = "autoregressive_infer_cfg"
@@ -74,6 +74,7 @@ class WrappedVAR:
     """
 
     HEAD = "head"
+    latent_hook = True  # `advance` takes one
 
     def __init__(self, model: Any, patch_nums: Sequence[int] | None = None) -> None:
         self.linear = getattr(model, self.HEAD)
@@ -111,6 +112,13 @@ class WrappedVAR:
     def positions(self) -> Tensor:
         """What is added to every token's embedding, (1, sum of L, C)."""
         return self.model.lvl_embed(self.model.lvl_1L) + self.model.pos_1LC
+
+    @torch.no_grad()
+    def constant(self, k: int) -> Tensor:
+        """What the first block's input at scale `k`, from 1 on, holds whatever was drawn, (1, L, C)."""
+        done, (h, w), bias = sum(h * w for h, w in self.grids[:k]), self.grids[k], self.model.word_embed.bias
+        positions = self.positions()[:, done : done + h * w]
+        return positions if bias is None else positions + bias
 
     @torch.no_grad()
     def begin(self, labels: Tensor, unconditional: bool = True) -> State:
@@ -166,26 +174,37 @@ class WrappedVAR:
             raise ValueError(f"{'embeddings' if ids is None else 'ids'}: got shape {got}, needs {needs} at scale {k}")
         return vectors.transpose(1, 2).unflatten(2, (h, w))
 
-    def step(self, state: State, k: int, following: Tensor | None) -> None:
-        """Keeps scale k's keys and values, and makes the next input of the map `following` (B, Cvae, h', w')."""
+    def step(self, state: State, k: int, following: Tensor | None, on_latent: LatentHook | None = None) -> None:
+        """Keeps scale k's keys and values, and makes the next input of the map `following` (B, Cvae, h', w'), which
+        `on_latent` sees as (B, h'*w', Cvae)."""
         state.cache = state.fresh.copy()
         if following is None:
             return
         done = sum(h * w for h, w in self.grids[: k + 1])
-        x = self.model.word_embed(following.flatten(2).transpose(1, 2))
+        latent = following.flatten(2).transpose(1, 2)
+        x = self.model.word_embed(latent if on_latent is None else on_latent(latent))
         x = x + state.positions[:, done : done + x.shape[1]]
         state.tokens = x.repeat(state.repeats, 1, 1)
 
     @torch.no_grad()
-    def advance(self, state: State, k: int, *, ids: Tensor | None = None, embeddings: Tensor | None = None) -> None:
-        """Takes scale `k`'s tokens, `ids` (B, L) or `embeddings` (B, L, Cvae), into f_hat and the next input.
+    def advance(
+        self,
+        state: State,
+        k: int,
+        *,
+        ids: Tensor | None = None,
+        embeddings: Tensor | None = None,
+        on_latent: LatentHook | None = None,
+    ) -> None:
+        """Takes scale `k`'s tokens, `ids` (B, L) or `embeddings` (B, L, Cvae), into f_hat and the next input, which
+        `on_latent` may change: a function of (B, L', Cvae), what the next scale embeds.
 
         Raises ValueError unless exactly one of the two is given, in the right shape.
         """
         h = self.vectors(k, ids, embeddings).to(state.f_hat.dtype)
         quantizer, count = self.model.vae_quant_proxy[0], len(self.grids)
         state.f_hat, following = quantizer.get_next_autoregressive_input(k, count, state.f_hat, h)
-        self.step(state, k, following if k < count - 1 else None)
+        self.step(state, k, following if k < count - 1 else None, on_latent)
 
     @torch.no_grad()
     def decode(self, state: State) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from varfast.models.attention import Block, Modulation
 from varfast.models.linear import Linear, SiLU
 from varfast.models.vqvae import VQVAE
-from varfast.protocol import BlockHook, Grid
+from varfast.protocol import BlockHook, Grid, LatentHook
 
 # Most weights of a head that computes in float64. The built-in model has 2^16.3; VAR-d16 has 2^22, and twice the
 # product's time would show in what lies between transformer and tokens.
@@ -114,6 +114,8 @@ class VAR(nn.Module):
         )
         self.head_nm = AdaLNBeforeHead(width)
         self.head = Head(width, config.vocab_size)
+
+    latent_hook = True  # `advance` takes one
 
     @property
     def vae(self) -> VQVAE:
@@ -251,8 +253,24 @@ class VAR(nn.Module):
         return self.head_nm(x, *state.head_modulation)
 
     @torch.no_grad()
-    def advance(self, state: State, k: int, *, ids: Tensor | None = None, embeddings: Tensor | None = None) -> None:
-        """Take scale `k`'s tokens, `ids` (B, L) long or `embeddings` (B, L, Cvae), into f_hat and the next input.
+    def constant(self, k: int) -> Tensor:
+        """What the first block's input at scale `k`, from 1 on, holds whatever was drawn, (1, L, C): position, level
+        and bias."""
+        done, length = sum(self.config.lengths[:k]), self.config.lengths[k]
+        return self._positions()[:, done : done + length] + self.word_embed.bias
+
+    @torch.no_grad()
+    def advance(
+        self,
+        state: State,
+        k: int,
+        *,
+        ids: Tensor | None = None,
+        embeddings: Tensor | None = None,
+        on_latent: LatentHook | None = None,
+    ) -> None:
+        """Take scale `k`'s tokens, `ids` (B, L) long or `embeddings` (B, L, Cvae), into f_hat and the next input, which
+        `on_latent` may change: a function of (B, L', Cvae), what the next scale embeds.
 
         Raises ValueError unless exactly one of the two is given, in the right shape.
         """
@@ -269,6 +287,8 @@ class VAR(nn.Module):
         state.offset += self.config.lengths[k]
         if following is not None:
             state.tokens = following.flatten(2).transpose(1, 2)
+            if on_latent is not None:
+                state.tokens = on_latent(state.tokens)
 
     @torch.no_grad()
     def decode(self, state: State) -> Tensor:

@@ -119,7 +119,7 @@ class Sampler:
             else:
                 drawn = draw(plan, scale, x, prev)
                 tokens, prev = choose(plan, scale, drawn, state), drawn.prev
-            model.advance(state, k, **tokens.taken)
+            model.advance(state, k, **tokens.taken, **scale.following)
             ids.append(tokens.ids)
             invalid.append(tokens.invalid)
         images = model.decode(state)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -18,13 +19,15 @@ class Scale(NamedTuple):
     """One scale of a plan.
 
     step: what guidance objects are told. recipe: how logits become tokens, its tensors on the model's device. hooks:
-    the two of `Model.features`, by name. kept: whether the next scale's prior is made from this one's map.
+    the two of `Model.features`, by name. kept: whether the next scale's prior is made from this one's map. following:
+    the one of `Model.advance`, by name, on what the next scale embeds; empty where nobody listens.
     """
 
     step: Step
     recipe: Recipe
     hooks: dict[str, BlockHook | None]
     kept: bool
+    following: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -82,9 +85,10 @@ def make_plan(
     guided = [_is_on(recipe.beta) for recipe in recipes]
     unconditional = any(_is_on(recipe.t) for recipe in recipes)
     recipes = to_device(recipes, model.codebook.device)
+    latent = [_latent_hook(guidance, step, model) for step in steps[1:]]
     scales = (
-        Scale(step, recipe, _block_hooks(guidance, step), kept)
-        for step, recipe, kept in zip(steps, recipes, (*guided[1:], False), strict=True)
+        Scale(step, recipe, _block_hooks(guidance, step), kept, following)
+        for step, recipe, kept, following in zip(steps, recipes, (*guided[1:], False), (*latent, {}), strict=True)
     )
     return Plan(
         model=model,
@@ -102,9 +106,14 @@ def make_plan(
 def _steps(model: Model, seeds: Tensor) -> list[Step]:
     grids, bits = model.grids, getattr(model, "bits", None)
     own = [seeds] * len(grids) if seeds.dim() == 1 else [row.contiguous() for row in seeds.unbind(1)]
+    every, constant = tuple((h, w) for h, w in grids), getattr(model, "constant", None)
     return [
-        Step(k, len(grids), hw, grids[k - 1] if k else None, own[k], model.codebook, bits) for k, hw in enumerate(grids)
-    ]
+        Step(
+            k, len(grids), hw, grids[k - 1] if k else None, own[k], model.codebook, bits, every,
+            None if constant is None else partial(constant, k),
+        )
+        for k, hw in enumerate(grids)
+    ]  # fmt: skip
 
 
 def _recipe(guidance: Sequence[Any], step: Step, recipe: Recipe, smooth: bool) -> Recipe:
@@ -124,7 +133,7 @@ def _block_hooks(guidance: Sequence[Any], step: Step) -> dict[str, BlockHook | N
     """The two hooks of `Model.features`; None where nobody listens, so that a model can skip the calls."""
 
     def chain(name: str) -> BlockHook | None:
-        hooks: list[Callable] = [getattr(item, name) for item in guidance if hasattr(item, name)]
+        hooks = _listening(guidance, name)
         if not hooks:
             return None
 
@@ -136,6 +145,29 @@ def _block_hooks(guidance: Sequence[Any], step: Step) -> dict[str, BlockHook | N
         return run
 
     return {"on_input": chain("on_input"), "on_output": chain("on_features")}
+
+
+def _latent_hook(guidance: Sequence[Any], step: Step, model: Model) -> dict[str, Any]:
+    """The hook of `Model.advance` on what this scale embeds, by name; empty where nobody listens."""
+    hooks = _listening(guidance, "on_latent")
+    if not hooks:
+        return {}
+    if not getattr(model, "latent_hook", False):
+        raise ValueError(
+            f"on_latent (DiverseVAR's where='latent'): {type(model).__name__} does not hand out its map before it is "
+            "embedded"
+        )
+
+    def run(x: Tensor) -> Tensor:
+        for hook in hooks:
+            x = hook(step, x)
+        return x
+
+    return {"on_latent": run}
+
+
+def _listening(guidance: Sequence[Any], name: str) -> list[Callable]:
+    return [hook for item in guidance if (hook := getattr(item, name, None)) is not None]
 
 
 def _is_on(value: float | Tensor) -> bool:
