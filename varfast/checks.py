@@ -17,6 +17,7 @@ INTEGERS: Any = (int, torch.SymInt)  # under torch.export a size is symbolic
 PRIORS = ("dse", "nearest", "bilinear", "bicubic", "mean")
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
 GAINS = ("energy", "verbatim", "verbatim-unnormalised")
+PREVIOUS = ("cfg", "guided")  # the map of a scale that the next one's prior is made from
 RULES = ("var", "paper", "infinity")  # of select_candidate
 BANDWIDTHS = ("silverman", "silverman-batch")  # of gaussian_kde, by name
 

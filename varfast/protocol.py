@@ -79,6 +79,8 @@ class Recipe:
     prior: str = "dse"
     interp: str = "bilinear"
     cutoff: tuple[int, int] | None = None
+    gain: str = "energy"
+    prev: str = "cfg"  # or "guided": which map of the scale before the prior is made from
     temperature: float | Tensor = 1.0
     temperature_last: bool = False  # filter at temperature 1, draw at the given one
     top_k: int = 0

@@ -26,7 +26,7 @@ def controls(method: Method, model: Model) -> list[Method]:
         return []
     found = []
     if dict(parts["ssg"]).get("prior") != "mean":
-        found.append(_with(method, "ssg", {"prior": "mean"}, without=("interp", "cutoff")))
+        found.append(_with(method, "ssg", {"prior": "mean"}, without=("interp", "cutoff", "gain")))
     sampling = dict(parts.get("sampling", ()))
     if sampling.get("smooth"):
         return found

@@ -115,7 +115,7 @@ class Sampler:
         for k, scale in enumerate(plan.scales):
             x = model.features(state, k, **scale.hooks)
             if k < len(tokens_given):
-                tokens, prev = Tokens.given(tokens_given[k]), look(plan, scale, x)
+                tokens, prev = Tokens.given(tokens_given[k]), look(plan, scale, x, prev)
             else:
                 drawn = draw(plan, scale, x, prev)
                 tokens, prev = choose(plan, scale, drawn, state), drawn.prev

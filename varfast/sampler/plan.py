@@ -19,14 +19,15 @@ class Scale(NamedTuple):
     """One scale of a plan.
 
     step: what guidance objects are told. recipe: how logits become tokens, its tensors on the model's device. hooks:
-    the two of `Model.features`, by name. kept: whether the next scale's prior is made from this one's map. following:
+    the two of `Model.features`, by name. kept: "cfg" or "guided", this scale's map that the next one's
+    prior is made from, None where there is none. following:
     the one of `Model.advance`, by name, on what the next scale embeds; empty where nobody listens.
     """
 
     step: Step
     recipe: Recipe
     hooks: dict[str, BlockHook | None]
-    kept: bool
+    kept: str | None
     following: dict[str, Any]
 
 
@@ -57,7 +58,7 @@ class Plan:
         """ "features" or "logits", by what they cost, for features (rows, L, `width`)."""
         if self.path != "auto":
             return self.path
-        guided = (False, *(scale.kept for scale in self.scales[:-1]))
+        guided = (False, *(scale.kept is not None for scale in self.scales[:-1]))
         halves = 2 if self.unconditional else 1
         grids = tuple((h, w) for h, w in self.model.grids)
         return _cost.cheaper_path(grids, width, self.model.vocab_size, halves, guided)
@@ -82,13 +83,13 @@ def make_plan(
     """
     steps = _steps(model, seeds)
     recipes = [_recipe(guidance, step, recipe, smooth) for step, recipe in zip(steps, recipes, strict=True)]
-    guided = [_is_on(recipe.beta) for recipe in recipes]
+    kept = [recipe.prev if _is_on(recipe.beta) else None for recipe in recipes[1:]]
     unconditional = any(_is_on(recipe.t) for recipe in recipes)
     recipes = to_device(recipes, model.codebook.device)
     latent = [_latent_hook(guidance, step, model) for step in steps[1:]]
     scales = (
-        Scale(step, recipe, _block_hooks(guidance, step), kept, following)
-        for step, recipe, kept, following in zip(steps, recipes, (*guided[1:], False), (*latent, {}), strict=True)
+        Scale(step, recipe, _block_hooks(guidance, step), map_, following)
+        for step, recipe, map_, following in zip(steps, recipes, (*kept, None), (*latent, {}), strict=True)
     )
     return Plan(
         model=model,

@@ -13,16 +13,24 @@ from varfast.sampler._draws import Redrawing, draw_shrinking
 from varfast.sampler.plan import Plan, Scale
 
 
+class Kept(NamedTuple):
+    """What the next scale's prior is made from: a map (B, L, C), of logits or of features; and, of features, what has
+    become of a constant 1 (B, L, 1), the coefficient of the head's bias there, None for 1."""
+
+    map: Tensor
+    constant: Tensor | None = None
+
+
 class Drawn(NamedTuple):
     """What was drawn at a scale.
 
     tokens: ids (B, L, draws), a bitwise model's bits (B, L, d, draws), or in smooth mode embeddings (B, L, Cvae).
-    prev: (B, L, C), the map that the next scale's prior is made from, None if it has none. logprobs: (B, L, draws), of
+    prev: what the next scale's prior is made from, None if it has none. logprobs: (B, L, draws), of
     a model that draws again. distribution: (B, L, V), if the recipe asks for it.
     """
 
     tokens: Tensor
-    prev: Tensor | None = None
+    prev: Kept | None = None
     logprobs: Tensor | None = None
     distribution: Tensor | None = None
 
@@ -47,13 +55,13 @@ class Tokens(NamedTuple):
         return {name: value for name, value in named.items() if value is not None}
 
 
-def draw(plan: Plan, scale: Scale, x: Tensor, prev: Tensor | None) -> Drawn:
+def draw(plan: Plan, scale: Scale, x: Tensor, prev: Kept | None) -> Drawn:
     """Guides and draws.
 
     Args:
         plan, scale: the batch's plan, and which of its scales this is.
         x: (rows, L, C), what enters the head: 2B rows with an unconditional half, else B.
-        prev: (B, L', C'), the `Drawn.prev` of the scale before.
+        prev: the `Drawn.prev` of the scale before.
 
     Returns:
         Tokens or candidates, not yet chosen among.
@@ -62,26 +70,27 @@ def draw(plan: Plan, scale: Scale, x: Tensor, prev: Tensor | None) -> Drawn:
         TypeError, ValueError: what the ops refuse.
     """
     step, recipe, model = scale.step, scale.recipe, plan.model
-    path, cond, uncond = _halves(plan, x)
-    guidance: dict[str, Any] = {name: getattr(recipe, name) for name in ("beta", "prior", "interp", "cutoff")}
-    guidance |= {"hw": step.hw, "prev_hw": step.prev_hw, "t": recipe.t if plan.unconditional else 0.0}
+    path, cond, uncond = _halves(plan, scale, x)
     sampling: dict[str, Any] = {"stream": step.index, "draws": recipe.draws, **recipe.filters}
     sampling["return_logprobs"] = plan.redraw is not None
     smooth = plan.smooth and recipe.draws == 1
     groups = step.bits or 1
-    if path == "logits" and not (plan.head_dtype or smooth or recipe.shrinking or recipe.distribution):
-        arguments: dict[str, Any] = {"seeds": step.seeds, "groups": groups, "return_cfg": scale.kept}
-        output = ops.guided_sample(cond, uncond, prev, **arguments, **guidance, **sampling)
+    seen = plan.head_dtype or smooth or recipe.shrinking or recipe.distribution or scale.kept == "guided"
+    if path == "logits" and not seen:
+        arguments: dict[str, Any] = {"seeds": step.seeds, "groups": groups, "return_cfg": scale.kept is not None}
+        arguments |= {"t": recipe.t if plan.unconditional else 0.0, **_extrapolation(scale), **sampling}
+        output = ops.guided_sample(cond, uncond, None if prev is None else prev.map, **arguments)
         if isinstance(output, Tensor):
             return Drawn(_by_token(output, step))
-        return Drawn(_by_token(output.ids, step), output.cfg, output.logprobs)
+        return Drawn(_by_token(output.ids, step), _kept(scale, None, output.cfg), output.logprobs)
 
-    guided = combined = cond
-    if uncond is not None or prev is not None:
-        guided, combined = ops.guide(cond, uncond, prev, **guidance)
+    guided, combined = _guided(plan, scale, cond, uncond, prev)
+    constant = _constant(scale, guided, prev) if path == "features" else None
     logits = model.head(guided) if path == "features" else guided
+    if constant is not None:
+        logits = logits + (constant - 1.0) * model.head(torch.zeros_like(guided[:1, :1]))
     logits = logits if plan.head_dtype is None else logits.float()  # rounded once, when all is combined
-    kept = combined if scale.kept else None
+    kept = _kept(scale, guided, combined, constant)
     if smooth:
         return Drawn(_mixture(scale, logits), kept)
     rows = logits.unflatten(2, (groups, -1)).flatten(1, 2)
@@ -93,13 +102,15 @@ def draw(plan: Plan, scale: Scale, x: Tensor, prev: Tensor | None) -> Drawn:
     return Drawn(_by_token(ids, step), kept, logprobs, distribution)
 
 
-def look(plan: Plan, scale: Scale, x: Tensor) -> Tensor | None:
-    """What `draw` keeps of a scale whose tokens are given: the map (B, L, C) that the next scale's prior is made from,
-    None if it has none. `x` (rows, L, C) enters the head."""
-    if not scale.kept:
+def look(plan: Plan, scale: Scale, x: Tensor, prev: Kept | None) -> Kept | None:
+    """What `draw` keeps of a scale whose tokens are given. `x` (rows, L, C) enters the head."""
+    if scale.kept is None:
         return None
-    _, cond, uncond = _halves(plan, x)
-    return cond if uncond is None else ops.guide(cond, uncond, t=scale.recipe.t)[1]
+    path, cond, uncond = _halves(plan, scale, x)
+    if scale.kept == "cfg":
+        prev = None
+    guided, combined = _guided(plan, scale, cond, uncond, prev)
+    return _kept(scale, guided, combined, _constant(scale, guided, prev) if path == "features" else None)
 
 
 def choose(plan: Plan, scale: Scale, drawn: Drawn, state: Any) -> Tokens:
@@ -126,13 +137,51 @@ def choose(plan: Plan, scale: Scale, drawn: Drawn, state: Any) -> Tokens:
     return Tokens(ids, None, invalid)
 
 
-def _halves(plan: Plan, x: Tensor) -> tuple[str, Tensor, Tensor | None]:
+def _halves(plan: Plan, scale: Scale, x: Tensor) -> tuple[str, Tensor, Tensor | None]:
     """The path, and what guidance combines: the two halves of the features (rows, L, C) or of their logits."""
     path = plan.path_for(x.shape[2])
     x = x if plan.head_dtype is None else x.to(plan.head_dtype)
     maps = plan.model.head(x) if path == "logits" else x
+    if path == "logits" and "guided" in (scale.kept, scale.recipe.prev) and maps.dtype != torch.float64:
+        maps = maps.float()  # what is drawn from is kept, and never rounded to 16 bits
     cond, uncond = maps.chunk(2) if plan.unconditional else (maps, None)
     return path, cond, uncond
+
+
+def _extrapolation(scale: Scale) -> dict[str, Any]:
+    """The arguments of `varfast.ops.guide` and `guided_sample` that speak of the prior."""
+    names = ("beta", "prior", "interp", "cutoff", "gain")
+    return {name: getattr(scale.recipe, name) for name in names} | {"hw": scale.step.hw, "prev_hw": scale.step.prev_hw}
+
+
+def _guided(plan: Plan, scale: Scale, cond: Tensor, uncond: Tensor | None, prev: Kept | None) -> tuple[Tensor, Tensor]:
+    """The guided map and the one that CFG alone has combined, (B, L, C)."""
+    if uncond is None and prev is None:
+        return cond, cond
+    t = scale.recipe.t if plan.unconditional else 0.0
+    return ops.guide(cond, uncond, None if prev is None else prev.map, t=t, **_extrapolation(scale))
+
+
+def _constant(scale: Scale, guided: Tensor, prev: Kept | None) -> Tensor | None:
+    """What guidance makes of a constant 1, (B, L, 1); None where it stays 1. A head W x + b that is given the guided
+    features (B, L, C) adds b once, where guided logits hold it this many times."""
+    if prev is None or (scale.recipe.gain == "energy" and prev.constant is None):
+        return None
+    dtype = torch.promote_types(guided.dtype, torch.float32)
+    one, before = (m.new_ones((*m.shape[:2], 1), dtype=dtype) for m in (guided, prev.map))
+    before = before if prev.constant is None else prev.constant
+    return ops.guide(one, None, before, **_extrapolation(scale))[0]
+
+
+def _kept(scale: Scale, guided: Tensor | None, combined: Tensor | None, constant: Tensor | None = None) -> Kept | None:
+    """What of a scale the next one's prior is made from."""
+    if scale.kept is None:
+        return None
+    if scale.kept == "cfg":
+        assert combined is not None
+        return Kept(combined)
+    assert guided is not None
+    return Kept(guided, constant)
 
 
 def _mixture(scale: Scale, logits: Tensor) -> Tensor:
