@@ -114,7 +114,7 @@ def test_infinity_knows_its_blocks() -> None:
         ("ssg(beta=0.1, beta=0.9)", "must name each parameter once"),
         ("ssg(**{'beta': 1})", "must name each parameter once"),
         ("sampling(top_k=1, top_k=2)", "must name each parameter once"),
-        ("ssg(prior='mean', cutoff=(1, 1))", "cutoff belong to prior='dse'"),
+        ("ssg(prior='mean', cutoff=(1, 1))", "cutoff and gain belong to prior='dse'"),
     ],
 )
 def test_no_parameter_of_a_method_is_dropped(text: str, words: str) -> None:
@@ -137,8 +137,8 @@ def test_presets_go_with_their_rule() -> None:
         (lambda: VARScaling(rule="infinity", keep=3), "keep does not belong"),
         (lambda: VARScaling(rule="paper", min_distance=0.5), "min_distance does not belong to rule='paper'"),
         (lambda: VARScaling(top=3), "top does not belong to rule='var'"),
-        (lambda: SSG(prior="mean", interp="bicubic"), "interp and cutoff belong to prior='dse'"),
-        (lambda: SSG(prior="nearest", cutoff=(1, 1)), "interp and cutoff belong to prior='dse'"),
+        (lambda: SSG(prior="mean", interp="bicubic"), "interp, cutoff and gain belong to prior='dse'"),
+        (lambda: SSG(prior="nearest", cutoff=(1, 1)), "interp, cutoff and gain belong to prior='dse'"),
         (lambda: ops.guide(torch.ones(1, 1, 2), prior="psychic"), "prior must be one of"),
         (lambda: ops.gaussian_kde(torch.ones(1, 3, 2), bandwidth=1.0, n=5), "n belongs to Silverman's rule"),
     ],

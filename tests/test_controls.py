@@ -42,8 +42,8 @@ def test_the_controls_of_the_default_methods_are_those_of_the_table_in_readme() 
     [
         "ssg(beta=0.4) + sampling(top_k=7)",
         "ssg(beta=0.4, schedule='constant', scales=(2, -1)) + sampling(top_k=7, top_p=0.9, temperature=0.8)",
-        "cfg(strength=2.0, schedule='constant') + ssg(interp='bicubic') + sampling(min_p=0.1)",
-        "ssg(schedule='cosine') + var_scaling(candidates=3) + diverse_var + sampling(temperature_last=True)",
+        "cfg(strength=2.0, schedule='constant') + ssg(interp='bicubic') + var_scaling(keep=3) + sampling(min_p=0.1)",
+        "ssg(schedule='cosine') + diverse_var(scales=1, suppress=(1, 1)) + sampling(temperature_last=True)",
         "sampling(temperature=[1.0, 0.9, 0.8, 0.7, 0.6], top_k=[9, 8, 7, 6, 5]) + ssg(schedule='ramp', cutoff=(1, 1))",
     ],
 )
@@ -82,7 +82,7 @@ def test_temperatures_follow_the_schedule_and_start_from_the_methods_own() -> No
     ("text", "expected"),
     [
         ("plain", []),
-        ("diverse_var + sampling(top_k=5)", []),
+        ("diverse_var(suppress=(1.0, 0.1)) + sampling(top_k=5)", []),
         ("ssg(prior='mean', scales=-1, schedule='constant') + sampling(temperature=0.0)", []),
         ("ssg + sampling(smooth=True, top_k=5)", ["ssg(prior='mean') + sampling(smooth=True, top_k=5)"]),
         ("ssg(beta=0.0)", ["ssg(beta=0.0, prior='mean')"]),

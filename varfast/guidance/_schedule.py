@@ -76,7 +76,7 @@ def is_among(scales: int | Sequence[int], step: Step) -> bool:
 
 def check_sides(sides: Any) -> int | tuple[int | tuple[int, int], ...]:
     """Checks one or several sides of grids: n for (n, n), or a pair (h, w)."""
-    sides = checks.plain(sides)
+    sides = _listed(sides)
     if isinstance(sides, int) and not isinstance(sides, bool):
         return checks.check_integer("sides", sides, 1)
     if not isinstance(sides, Iterable) or isinstance(sides, str):
