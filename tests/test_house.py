@@ -37,6 +37,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "sampler": {"checks", "guidance", "ops", "protocol"},
     "sampler._cost": {"protocol"},
     "sampler._draws": {"ops", "protocol", "reference.philox"},
+    "presets": {"guidance"},
     "calibration": {"guidance", "ops", "protocol", "sampler"},
     "models": {"_extras", "files", "protocol"},
     "hosts": {"checks", "guidance", "models", "protocol", "sampler"},

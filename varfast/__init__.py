@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from varfast import models as models
     from varfast import ops
     from varfast import pixels as pixels
+    from varfast import presets as presets
     from varfast import protocol as protocol
     from varfast import reference as reference
     from varfast import sampler as sampler
@@ -63,7 +64,7 @@ _HOMES = {
 }
 _MODULES = (
     "builtin", "calibration", "checks", "console", "evaluation", "files", "generation", "guidance", "hosts", "metrics",
-    "models", "ops", "pixels", "protocol", "reference", "sampler", "verification",
+    "models", "ops", "pixels", "presets", "protocol", "reference", "sampler", "verification",
 )  # fmt: skip
 
 

@@ -70,7 +70,7 @@ class Spectrum(NamedTuple):
 
 # What beta times the median of the largest singular values is proposed to be. On the built-in model's 4x4 and 6x6 maps
 # in all blocks these medians are 187 and 233 (40 images, CFG 1); of the raw strengths tried there 0.002 had the
-# smallest distance, and 0.001 of amplification with it the largest recall.
+# smallest distance, and 0.001 of amplification beside suppression the largest recall.
 SUPPRESS, AMPLIFY = 0.37, 0.23
 
 

@@ -13,6 +13,7 @@ from varfast import Sampler, wrap
 from varfast._processes import local_rank, under_torchrun
 from varfast.builtin.names import CANVAS, CLASSES
 from varfast.cli import _methods, _objects, _shell
+from varfast.cli._options import DEFAULT, WITHOUT_STRENGTHS
 from varfast.models import FASHION_MNIST, HUB, HUB_VAE, HUB_VARS, VAR, load
 from varfast.protocol import Model
 
@@ -92,6 +93,11 @@ def draws_clothes(model: Model) -> bool:
 def presets(model: Model) -> dict[str, dict[str, Any]]:
     """Default parameters of methods on a model."""
     return _methods.BUILTIN if draws_clothes(model) else {}
+
+
+def default_methods(model: Model) -> tuple[str, ...]:
+    """What compare and eval draw where no method is named."""
+    return DEFAULT if draws_clothes(model) else WITHOUT_STRENGTHS
 
 
 def class_names(model: VAR) -> tuple[str, ...]:

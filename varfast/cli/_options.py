@@ -14,6 +14,12 @@ METHOD = (
     'e.g. "ssg(beta=0.4, scales=-1) + sampling(top_k=64)".'
 )
 DEFAULT = ("plain", "ssg", "var_scaling", "diverse_var", "ssg + var_scaling + diverse_var")  # of compare and eval
+WITHOUT_STRENGTHS = (
+    "plain",
+    "ssg",
+    "var_scaling",
+    "ssg + var_scaling",
+)  # of models nobody has measured DiverseVAR on
 SEED = 2**63  # seeds are int64
 
 

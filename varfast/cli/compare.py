@@ -9,7 +9,6 @@ import typer
 
 from varfast.cli import _shell
 from varfast.cli._options import (
-    DEFAULT,
     CfgOption,
     ClassesOption,
     DeviceOption,
@@ -40,7 +39,8 @@ def compare(
 ) -> None:
     """Draw the same classes and seeds with several methods: one picture, one row per method.
 
-    Without --method: no guidance but CFG, each of the three methods, and all of them together.
+    Without --method: no guidance but CFG, each of the three methods, and all of them together (other models than
+    the built-in one: without DiverseVAR, whose strengths do not carry over).
     """
     from varfast.cli import _methods, _models, _picture
 
@@ -48,7 +48,9 @@ def compare(
         raise typer.BadParameter(f"--out must name a .png file, got {out}")
     check_last_seed(seed, count)
     loaded = _models.load_model(model, vae, download, device, dtype)
-    methods = [_methods.parse(text, presets=_models.presets(loaded)) for text in method or DEFAULT]
+    methods = [
+        _methods.parse(text, presets=_models.presets(loaded)) for text in method or _models.default_methods(loaded)
+    ]
     names = _models.class_names(loaded)
     labels = _models.parse_classes(classes, names, default=10)
     samplers = [_models.make_sampler(parsed, loaded, cfg=cfg) for parsed in methods]

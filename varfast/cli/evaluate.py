@@ -10,7 +10,6 @@ import typer
 
 from varfast.cli import _shell
 from varfast.cli._options import (
-    DEFAULT,
     BatchOption,
     CfgOption,
     DataOption,
@@ -28,7 +27,7 @@ from varfast.console import print_table, progress
 from varfast.files import writable_folder
 
 MODEL = "builtin, var-d16 to var-d36 (with --download), a checkpoint file, or FILE.py:NAME, a function that makes one."
-CONTROLLED = ("ssg",)  # of DEFAULT; of the methods that somebody names, every one
+CONTROLLED = ("ssg",)  # of the default methods; of those that somebody names, every one
 
 
 def evaluate(
@@ -109,7 +108,7 @@ def evaluate(
         raise typer.BadParameter(f"--count must be at least {fewest}, to hold {why}, got {count}")
     filters = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
     parse = partial(_methods.parse, presets=_models.presets(loaded))
-    methods = [parse(text).over(filters) for text in method or DEFAULT]
+    methods = [parse(text).over(filters) for text in method or _models.default_methods(loaded)]
     for parsed in methods:
         _models.make_sampler(parsed, loaded, cfg=cfg)
     if controls:
