@@ -1,11 +1,11 @@
 """Shapes, dtypes and tolerances of the ops, one table each; tests and benchmarks read them alike."""
 
 import torch
+from levels import LEVELS
 from torch import Tensor
 
 from varfast import build_info
 
-LEVELS = ("portable", "avx2", "avx512")
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 # Largest error in norm against the reference in float64.
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 1e-2}

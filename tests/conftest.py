@@ -5,6 +5,7 @@ import os
 
 import pytest
 import torch
+from levels import LEVELS
 
 
 def _missing() -> dict[str, str]:
@@ -37,9 +38,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             # Not item.keywords: they hold the names of the folders above as well.
             if item.get_closest_marker(mark) is not None and mark not in required:
                 item.add_marker(pytest.mark.skip(reason=reason))
-
-
-LEVELS = ("portable", "avx2", "avx512")
 
 
 @pytest.fixture(params=LEVELS)

@@ -62,6 +62,14 @@ def run(*command: object, **options: object) -> str:
     return done.stdout
 
 
+def foreign_symbols(file: Path, level: str, nm: str) -> list[str]:
+    """Shared symbols of an object that lie outside the namespace of its instruction set; it must have some within."""
+    listed = run(nm, "-C", "--defined-only", file)
+    shared = re.findall(r"^[0-9a-f]+ [WVuTDBR] (.*)$", listed, re.MULTILINE)
+    assert shared, file
+    return [name for name in shared if f"varfast::{level}::" not in name]
+
+
 def compile_cpp(source: str, out: Path, *arguments: str, compiler: str = "g++") -> Path:
     """Compiles a C++ text to `out`: an object for a name that ends in .o, else what the arguments say."""
     file = out.with_suffix(".cpp")

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from native import CSRC, GNU_ONLY, ROOT, compile_cpp, flags, run, tool, torch_flags
+from cases import LEVELS
+from native import CSRC, GNU_ONLY, ROOT, compile_cpp, flags, foreign_symbols, run, tool, torch_flags
 
 import varfast.ops
 
@@ -94,7 +95,7 @@ def test_a_wrong_instruction_set_is_refused_at_import():
 
 
 @pytest.mark.source_tree
-@pytest.mark.parametrize("level", ("avx2", "avx512"))
+@pytest.mark.parametrize("level", LEVELS[1:])
 def test_no_shared_symbol_lies_outside_the_namespace_of_its_instruction_set(level):
     """The linker keeps one of several weak symbols of a name: an AVX-512 one would crash an older machine."""
     tree = Path(os.environ.get("VARFAST_BUILD_DIR") or ROOT / "build" / "cmake") / "CMakeFiles" / f"varfast_{level}.dir"
@@ -103,11 +104,7 @@ def test_no_shared_symbol_lies_outside_the_namespace_of_its_instruction_set(leve
         assert os.environ.get("CI") != "true", f"no objects under {tree}"
         pytest.skip(f"needs the objects of a build under {tree}")
     for file in objects:
-        listed = run(tool("nm"), "-C", "--defined-only", file)
-        shared = re.findall(r"^[0-9a-f]+ [WVuTDBR] (.*)$", listed, re.MULTILINE)
-        assert shared, file
-        outside = [name for name in shared if f"varfast::{level}::" not in name]
-        assert not outside, f"{file.name}: {outside[:3]}"
+        assert not foreign_symbols(file, level, tool("nm"))
 
 
 OF_DTYPES = """
@@ -139,18 +136,7 @@ def test_a_dtype_that_a_kernel_does_not_take_is_refused_and_not_read_as_another(
 
 @pytest.mark.slow
 @pytest.mark.source_tree
-@pytest.mark.parametrize("source", sorted(CSRC.glob("*/*_cpu.cpp")), ids=lambda path: path.stem)
-def test_compiles_for_aarch64(source, tmp_path):
-    compiler = tool("aarch64-linux-gnu-g++")
-    options = [*flags("portable"), *torch_flags(), "-DVF_REGISTER", '-DVF_BUILD_LEVELS="portable"']
-    out = tmp_path / "out.o"
-    run(compiler, "-c", source, "-o", out, *options, '-DVF_BUILD_COMPILER="cross"')
-    assert "AArch64" in run(tool("readelf"), "-h", out)
-
-
-@pytest.mark.slow
-@pytest.mark.source_tree
-@pytest.mark.parametrize("level", ("portable", "avx512"))
+@pytest.mark.parametrize("level", (LEVELS[0], LEVELS[-1]))
 @pytest.mark.parametrize("source", sorted(CSRC.glob("*/*_cpu.cpp")), ids=lambda path: path.stem)
 def test_clang_compiles_without_a_warning(source, level, tmp_path):
     options = [*flags(level, "clang++"), *torch_flags(), '-DVF_BUILD_LEVELS="portable"']

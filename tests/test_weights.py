@@ -74,7 +74,7 @@ def fused_or_divided(library) -> list[str]:
     text = run(tool("objdump"), "-d", "--no-show-raw-insn", library)
     body = re.search(r"<weights>:\n(.*?)\n\n", text, re.DOTALL)[1]
     assert "mul" in body  # it is the function that was looked for
-    return re.findall(r"\bv?(?:fn?m(?:add|sub)\w*|div\w*)\b", body)
+    return re.findall(r"\bv?(?:fn?m(?:add|sub)\w*|fml[as]|f?div\w*)\b", body)
 
 
 def fractions(count: int) -> np.ndarray:

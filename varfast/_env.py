@@ -3,7 +3,7 @@
 import os
 
 VARIABLES = {
-    "VARFAST_SIMD": "portable, avx2 or avx512: forces the CPU's instruction set (default: the best one present)",
+    "VARFAST_SIMD": "portable, avx2, avx512 or neon: forces the CPU's instruction set (default: the best one present)",
     "VARFAST_CUDA": "auto, on or off, at build time: whether to build for CUDA (auto: with a CUDA torch and its nvcc)",
     "VARFAST_CUDA_ARCHS": 'at build time: compute capabilities, "80;90" '
     "(default: 80;90;100;120; 86 and 89 run the code of 80)",

@@ -1,5 +1,6 @@
 // One lane type for all CPU levels, so that an op's mathematics is written once: F32 holds kLanes floats (16 with
-// AVX-512, 8 with AVX2, 1 in the portable build). I32 and U32 are its integer twins, Mask is one truth value a lane.
+// AVX-512, 8 with AVX2, 4 with NEON, 1 in the portable build). I32 and U32 are its integer twins, Mask is one truth
+// value a lane.
 //
 //   load(p), load(p, n)    n < kLanes: the other lanes are 0; any of float, F16, BF16
 //   store(p, x[, n])       correctly rounded to the type of p
@@ -25,6 +26,8 @@
 #  include "common/lanes_avx512.h"
 #elif defined(__AVX2__) && !defined(__CUDACC__)
 #  include "common/lanes_avx2.h"
+#elif defined(VF_NEON) && !defined(__CUDACC__)
+#  include "common/lanes_neon.h"
 #else
 #  include "common/lanes_scalar.h"
 #endif

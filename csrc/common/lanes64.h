@@ -1,5 +1,5 @@
 // Lanes of float64 beside those of lanes.h, for sums whose last bits decide: F64 holds kLanes64 doubles (8 with
-// AVX-512, 4 with AVX2, 1 in the portable build).
+// AVX-512, 4 with AVX2, 2 with NEON, 1 in the portable build).
 //
 //   load64(p), load64(p, n)   n < kLanes64: the other lanes are 0; any of double, float, F16, BF16 (exact)
 //   store(p, x)               to doubles, or rounded to floats
@@ -16,6 +16,8 @@
 #  include "common/lanes64_avx512.h"
 #elif defined(__AVX2__) && !defined(__CUDACC__)
 #  include "common/lanes64_avx2.h"
+#elif defined(VF_NEON) && !defined(__CUDACC__)
+#  include "common/lanes64_neon.h"
 #else
 #  include "common/lanes64_scalar.h"
 #endif

@@ -1,4 +1,4 @@
-// Lanes of width one: the portable build, a device thread, and any processor without x86 vectors. See lanes.h.
+// Lanes of width one: the portable build, and a device thread. See lanes.h.
 #pragma once
 
 #include <cmath>

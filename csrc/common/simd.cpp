@@ -10,7 +10,16 @@
 namespace varfast {
 namespace {
 
-constexpr const char* kNames[] = {"portable", "avx2", "avx512"};
+// By the numbers of Simd.
+constexpr const char* kNames[] = {
+    "portable",
+#ifdef VF_X86
+    "avx2",
+    "avx512",
+#elif defined(VF_ARM64)
+    "neon",
+#endif
+};
 
 int best_level() {
 #ifdef VF_X86
@@ -19,14 +28,16 @@ int best_level() {
   const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
   return avx512 ? 2 : avx2 ? 1 : 0;
+#elif defined(VF_ARM64)
+  return 1;  // part of the architecture
 #else
   return 0;
 #endif
 }
 
 int parse(const char* name) {
-  for (int i = 0; i < 3; ++i) {
-    if (std::strcmp(name, kNames[i]) == 0) return i <= best_level() ? i : -1;
+  for (int i = 0; i <= best_level(); ++i) {
+    if (std::strcmp(name, kNames[i]) == 0) return i;
   }
   return -1;
 }

@@ -12,6 +12,8 @@
 
 #if defined(__x86_64__) || defined(_M_X64)
 #  define VF_X86 1
+#elif defined(__aarch64__)
+#  define VF_ARM64 1
 #endif
 
 #define VF_BEGIN namespace varfast::VF_ISA {
@@ -33,7 +35,15 @@
 
 namespace varfast {
 
-enum class Simd : int { portable = 0, avx2 = 1, avx512 = 2 };
+enum class Simd : int {
+  portable,
+#ifdef VF_X86
+  avx2,
+  avx512,
+#elif defined(VF_ARM64)
+  neon,
+#endif
+};
 
 // The level in use: the best one that both this build and this processor have, or what VARFAST_SIMD asks for.
 Simd simd_level();
@@ -57,6 +67,17 @@ Simd simd_level();
     (::varfast::simd_level() == ::varfast::Simd::avx512 ? ::varfast::avx512::name(__VA_ARGS__) \
      : ::varfast::simd_level() == ::varfast::Simd::avx2 ? ::varfast::avx2::name(__VA_ARGS__)   \
                                                         : ::varfast::portable::name(__VA_ARGS__))
+#elif defined(VF_ARM64)
+#  define VF_DECLARE_KERNEL(result, name, params) \
+    namespace varfast::portable {                 \
+    result name params;                           \
+    }                                             \
+    namespace varfast::neon {                     \
+    result name params;                           \
+    }
+#  define VF_DISPATCH(name, ...)                                                           \
+    (::varfast::simd_level() == ::varfast::Simd::neon ? ::varfast::neon::name(__VA_ARGS__) \
+                                                      : ::varfast::portable::name(__VA_ARGS__))
 #else
 #  define VF_DECLARE_KERNEL(result, name, params) \
     namespace varfast::portable {                 \

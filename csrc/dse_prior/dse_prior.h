@@ -13,8 +13,8 @@ VF_BEGIN
 static_assert(kChannelTile % kLanes == 0, "a tile is whole vectors");
 constexpr int kVecs = kChannelTile / kLanes;
 // Targets whose sums are kept in registers, times the chains of each (two where folded): with kVecs vectors they take
-// 16 of AVX-512's 32 registers, 8 of AVX2's 16.
-constexpr int kSumTargets = kLanes == 16 ? 8 : kLanes == 8 ? 2 : 1;
+// 16 of AVX-512's and NEON's 32 registers, 8 of AVX2's 16.
+constexpr int kSumTargets = kLanes == 16 ? 8 : kLanes == 1 ? 1 : 2;
 
 // out[p, j, :] = sum_t sum_k coef[t, k, p] x[t, k, j, :], one chain of fma's: the dense terms, then the sparse ones.
 // Folded: sources [0, even) and the others have a chain each; out gets their sum, mirror their difference.

@@ -17,7 +17,8 @@ VF_BEGIN
 // Samples of a tile: 128 x 32 channels are 16 KiB, half of an L1. Sums inside a tile are float32 and sums of tiles are
 // float64, so 20,000 samples lose no more digits than 128 do.
 constexpr int kSamples = 128;
-// Queries handled together, and vectors of samples: 16 accumulators of AVX-512's 32 registers, 8 of AVX2's 16.
+// Queries handled together, and vectors of samples: 16 accumulators of AVX-512's and NEON's 32 registers, 8 of AVX2's
+// 16.
 constexpr int kQueries = 4;
 constexpr int kSampleVecs = kLanes == 8 ? 2 : 4;
 // Squares summed in a row; the sums of such runs are added up, which keeps the rounding of 256 channels near that

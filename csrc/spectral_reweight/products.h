@@ -12,8 +12,9 @@ VF_BEGIN
 template <class S>
 constexpr int kTileWidth = 128 / sizeof(S);  // two AVX-512 vectors
 
-// Rows of a product kept in registers: rows * two vectors are 16 accumulators of AVX-512's 32 registers, 8 of 16.
-constexpr int kStripe = kLanes == 16 ? 8 : 4;
+// Rows of a product kept in registers: rows * two vectors are 16 accumulators of AVX-512's and NEON's 32 registers, 8
+// of AVX2's 16.
+constexpr int kStripe = kLanes == 16 || kLanes == 4 ? 8 : 4;
 
 inline double number(double x) { return x; }
 template <class T>
