@@ -56,8 +56,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "evaluation": {"builtin", "files", "metrics", "models", "pixels", "protocol", "sampler"},
     "cli": {
         "_env", "_extras", "build_info", "_library", "_png", "_processes", "builtin", "checks", "console", "evaluation",
-        "files", "generation", "guidance", "hosts", "metrics", "models", "ops", "pixels", "protocol", "sampler",
-        "verification",
+        "files", "generation", "guidance", "hosts", "metrics", "models", "ops", "pixels", "presets", "protocol",
+        "sampler", "verification",
     },
     "__main__": {"_extras", "cli"},
 }  # fmt: skip

@@ -14,6 +14,7 @@ from varfast import Sampler
 from varfast.cli._options import METHOD as HELP
 from varfast.guidance import CFG, SSG, DiverseVAR, VARScaling
 from varfast.guidance.var_scaling import READ_BY
+from varfast.presets import get as published
 from varfast.protocol import Model
 
 KINDS = {"cfg": CFG, "ssg": SSG, "var_scaling": VARScaling, "diverse_var": DiverseVAR}
@@ -21,12 +22,12 @@ NAMES = {"cfg": "CFG", "ssg": "SSG", "var_scaling": "VAR-Scaling", "diverse_var"
 NEUTRAL = {"temperature": 1.0, "top_k": 0, "top_p": 0.0, "min_p": 0.0}  # of the filters
 SAMPLING = ("temperature", "temperature_last", "top_k", "top_p", "min_p", "smooth")
 
-# What a parameter is on the built-in model where none is given, chosen from the evaluation table in README. Other
-# models take the classes' own defaults.
+# What a parameter is on the built-in model where none is given: the settings of README's evaluation table. They are
+# the presets but for DiverseVAR, of which it judges the form at the ends. Other models take the classes' own defaults.
 BUILTIN: dict[str, dict[str, Any]] = {
-    "cfg": {"strength": 1.0},
-    "ssg": {"beta": 0.4, "schedule": "constant", "scales": -1},
-    "var_scaling": {"scales": 1, "candidates": 50, "alpha": 1.7, "min_distance": 0.75},
+    "cfg": {"strength": published("builtin", "sampling").settings["cfg"]},
+    "ssg": dict(published("builtin", "ssg").settings),
+    "var_scaling": dict(published("builtin", "var_scaling").settings),
     "diverse_var": {"scales": (1, 2), "suppress": (1.0, 0.1), "relative": True, "where": "ends"},
 }
 
