@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from cases import DTYPES, SMOOTH, TOLERANCE, error, randn, strided
+from cases import DTYPES, SMOOTH, TOLERANCE, error, levels, randn, strided
 from safetensors import safe_open
 from scipy import stats
 
+from varfast import _info
 from varfast.ops import sample, smooth_embed
 from varfast.reference.smooth_embed import exponential_noise
 from varfast.reference.smooth_embed import smooth_embed as reference
@@ -135,6 +136,39 @@ def test_rows_that_are_not_valid_are_nan_and_leave_the_others_alone(simd):
     dead = torch.zeros(2, 5, dtype=torch.bool)
     dead[0, 1] = dead[0, 3] = dead[1, 0] = True
     assert got[dead].isnan().all() and torch.equal(got[~dead], clean[~dead])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("vocab, dims, ratio, top_k, top_p", (*SMOOTH, (4096, 32, 0.5, 900, 0.96)))
+def test_the_same_bits_at_every_instruction_set(vocab, dims, ratio, top_k, top_p, dtype):
+    logits, codebook = 2 * randn(2, 5, vocab, dtype=dtype), randn(vocab, dims, seed=1, dtype=dtype)
+    before, results = _info.simd_level(), []
+    try:
+        for level in levels():
+            _info.set_simd_level(level)
+            results.append(smooth_embed(logits, codebook, SEEDS, ratio=ratio, top_k=top_k, top_p=top_p))
+    finally:
+        _info.set_simd_level(before)
+    assert all(torch.equal(other, results[0]) for other in results)
+
+
+@pytest.mark.parametrize("tau", (5e-324, 1e-300, 1e-30, 1e-6))
+@pytest.mark.parametrize("scale", (1.0, 1e6, 8e37))
+def test_the_smallest_tau_leaves_the_token_of_the_largest_score(simd, tau, scale):
+    logits, noise = scale * randn(2, 5, 257), exponential(2, 5, 257)
+    got = smooth_embed(logits, torch.eye(257), SEEDS, ratio=0.5, tau=tau, noise=noise)
+    largest = (1.5 * logits.double() - noise.double().log()).argmax(-1)
+    assert torch.equal(got.argmax(-1), largest) and (got.amax(-1) == 1).all()
+
+
+def test_recorded_noise_may_be_subnormal_or_infinite_and_anything_else_is_nan(simd):
+    logits, noise = randn(1, 3, 67).expand(2, 3, 67), exponential(2, 3, 67)
+    noise[0, 0, 5], noise[0, 1, 9], noise[1, 0, 3], noise[1, 1, 4] = 1e-42, math.inf, math.nan, -1.0
+    got = smooth_embed(logits, torch.eye(67), SEEDS, ratio=0.5, tau=20.0, noise=noise)
+    exact = torch.softmax((1.5 * logits.double() - noise.double().log()) / 20, -1)
+    wrong = exact.isnan().all(-1)
+    assert wrong.tolist() == [[False] * 3, [True, True, False]] and got[wrong].isnan().all()
+    assert error(got[~wrong], exact[~wrong]) < 1e-6
 
 
 @pytest.mark.parametrize("dims", (1, 15, 16, 17, 33))

@@ -5,6 +5,7 @@
 
 #include "common/philox_lanes.h"
 #include "common/weights.h"
+#include "row/entropy.h"
 #include "row/selector.h"
 
 namespace varfast {
@@ -176,15 +177,6 @@ VF_HD void greedy_row(const float* row, float largest, const RowDraw& out) {
   for (int64_t s = 0; s < out.draws; ++s) out.logprobs[s] = 0.0f;
   *out.kept = 1;
   *out.entropy = 0.0f;
-}
-
-// Entropy in nats of weights that sum to `all`: log(all) - sum(w log w) / all.
-VF_HD float entropy_of(const uint32_t* weights, int64_t size, uint64_t all) {
-  double sum = 0;
-  for (int64_t i = 0; i < size; ++i) {
-    if (weights[i] != 0) sum += weights[i] * std::log(static_cast<double>(weights[i]));
-  }
-  return static_cast<float>(std::log(static_cast<double>(all)) - sum / static_cast<double>(all));
 }
 
 template <class T>

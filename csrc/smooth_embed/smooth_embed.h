@@ -18,7 +18,7 @@ VF_HD F32 exponential_noise(const RowDraw& key, U32 token) {
 
 // A score is off by 2e-6 in float32, which 1 / tau (200 at the last scale) would turn into 4e-4 of a weight. So
 // float32 only finds the tokens that can matter, within 40 tau of the largest (e^-40 = 4e-18), and those are weighed
-// in float64.
+// in float64. So on a device, a token a thread; the CPU does the same in lanes (smooth_row.h).
 VF_HD F32 smooth_score(const SmoothRule& rule, F32 logit, F32 noise) {
   return splat(static_cast<float>(1.0 + rule.ratio)) * logit - log_normal(noise);
 }
@@ -30,41 +30,6 @@ VF_HD float least_score(const SmoothRule& rule, float largest) {
 VF_HD double smooth_weight(const SmoothRule& rule, float logit, float noise, float largest) {
   const double score = (1.0 + rule.ratio) * logit - std::log(static_cast<double>(noise));
   return std::exp((score - largest) / rule.tau);
-}
-
-// Mixes codebook rows into out (Cvae floats). `noise` holds E of the tokens, `weights` is scratch of their size.
-template <class T>
-VF_HD void smooth_row(const KeptTokens& tokens, const float* noise, const SmoothRule& rule, const T* codebook,
-                      int64_t dims, float* weights, float* out) {
-  const F32 none = splat(-std::numeric_limits<float>::infinity());
-  F32 high = none;
-  for (int64_t i = 0; i < tokens.size; i += kLanes) {
-    const int64_t left = tokens.size - i;
-    const F32 x = load_upto(tokens.logits + i, left);
-    const F32 score = select(first_lanes(left), smooth_score(rule, x, load(noise + i)), none);
-    high = max(high, score);
-    store(weights + i, score);
-  }
-  const float largest = hmax(high), cut = least_score(rule, largest);
-  double sum = 0;
-  for (int64_t i = 0; i < tokens.size; ++i) {
-    if (weights[i] < cut) {
-      weights[i] = 0;
-      continue;
-    }
-    const double weight = smooth_weight(rule, tokens.logits[i], noise[i], largest);
-    sum += weight;
-    weights[i] = static_cast<float>(weight);
-  }
-  const F32 per_sum = splat(static_cast<float>(1.0 / sum));
-  for (int64_t c = 0; c < dims; c += kLanes) {
-    F32 mixed = splat(0.0f);
-    for (int64_t i = 0; i < tokens.size; ++i) {
-      if (weights[i] == 0) continue;
-      mixed = fma(splat(weights[i]), load_upto(codebook + int64_t{tokens.ids[i]} * dims + c, dims - c), mixed);
-    }
-    store_upto(out + c, mixed * per_sum, dims - c);
-  }
 }
 
 VF_END

@@ -3,32 +3,17 @@
 
 VF_DECLARE_KERNEL(void, smooth_embed_tasks, (const SmoothTask&, int64_t begin, int64_t end, uint32_t* scratch))
 
-#include "smooth_embed/smooth_embed.h"
+#include "smooth_embed/smooth_row.h"
 
 VF_BEGIN
 namespace {
 
-// E of the kept tokens, side by side: drawn, or gathered from a recording. The last vector is filled up with the
-// last's.
-void row_noise(const KeptTokens& tokens, const RowDraw& key, const float* recorded, float* out) {
-  for (int64_t i = 0; i < tokens.size; i += kLanes) {
-    alignas(64) uint32_t token[kLanes];
-    for (int lane = 0; lane < kLanes; ++lane) {
-      token[lane] = tokens.ids[i + lane < tokens.size ? i + lane : tokens.size - 1];
-      if (recorded != nullptr) out[i + lane] = recorded[token[lane]];
-    }
-    if (recorded == nullptr) store(out + i, exponential_noise(key, load_u32(token)));
-  }
-}
-
 template <class T>
 void smooth_rows(const SmoothTask& task, int64_t begin, int64_t end, uint32_t* scratch) {
   const DrawArgs& args = task.draw;
-  const int64_t vocab = args.vocab, room = row_scratch_room(vocab);
-  const RowScratch work = row_scratch(scratch, vocab);
-  float* noise = reinterpret_cast<float*>(scratch + row_scratch_words(vocab));
-  float* weights = noise + room;
-  float* mixed = weights + room;
+  const int64_t vocab = args.vocab;
+  const SmoothScratch own = smooth_scratch(scratch, vocab);
+  const RowScratch work = row_scratch(scratch + smooth_scratch_words(vocab, task.dims), vocab);
   for (int64_t at = begin; at < end; ++at) {
     const int64_t image = at / args.rows, l = at % args.rows;
     const T* logits = static_cast<const T*>(task.logits) + image * task.batch_stride + l * task.row_stride;
@@ -39,13 +24,12 @@ void smooth_rows(const SmoothTask& task, int64_t begin, int64_t end, uint32_t* s
       continue;
     }
     const RowDraw key = row_draw(args, image, l);
-    const KeptTokens tokens = kept_tokens(in_play, vocab, work.packed_weights, work.packed);
+    const int64_t kept = kept_tokens(in_play, vocab, own.tokens.ids, own.tokens.logits).size;
     const float* recorded =
         task.noise == nullptr ? nullptr : task.noise + image * task.noise_batch + l * task.noise_row;
-    row_noise(tokens, key, recorded, noise);
-    smooth_row(tokens, noise, smooth_rule(task, image), static_cast<const T*>(task.codebook), task.dims, weights,
-               mixed);
-    for (int64_t c = 0; c < task.dims; ++c) from_float(mixed[c], out + c);
+    smooth_row(own.tokens, kept, key, recorded, smooth_rule(task, image), static_cast<const T*>(task.codebook),
+               task.dims, own.mixed);
+    for (int64_t c = 0; c < task.dims; ++c) from_float(own.mixed[c], out + c);
   }
 }
 
@@ -69,8 +53,7 @@ Tensor smooth_embed(const SmoothEmbedCall& call) {
   const SmoothSetup setup = smooth_setup(call);
   const Rows& rows = setup.logits;
   const SmoothTask& task = setup.task;
-  const int64_t words =
-      row_scratch_words(rows.channels) + 2 * row_scratch_room(rows.channels) + row_scratch_room(task.dims);
+  const int64_t words = smooth_scratch_words(rows.channels, task.dims) + row_scratch_words(rows.channels);
   parallel_for(0, rows.batch * rows.length, 1, [&](int64_t begin, int64_t end) {
     VF_DISPATCH(smooth_embed_tasks, task, begin, end, thread_scratch<uint32_t>(words));
   });
