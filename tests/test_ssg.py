@@ -184,3 +184,24 @@ def test_16_bit_models_run_on_either_side_of_the_head(path: str) -> None:
 def test_wrong_choices_are_named(words: str, arguments: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=words):
         SSG(**arguments)
+
+
+@pytest.mark.parametrize("beta", [0.3, 2.0])
+@pytest.mark.parametrize("gain", GAINS)
+def test_what_is_drawn_from_is_the_maximum_over_all_distributions(gain: str, beta: float) -> None:
+    """``E_q[beta log(p / c)] - KL(q, p)``, p this scale's distribution and c the prior's, is ``log Z - KL(q, q*)`` for
+    every q, with q* what guided logits give: docs/ssg.md."""
+    torch.manual_seed(0)
+    cond, prev = torch.randn(2, 9, 7).double(), torch.randn(2, 4, 7).double()
+    grids: dict[str, Any] = {"hw": (3, 3), "prev_hw": (2, 2), "gain": gain}
+    guided, _ = ops.guide(cond, None, prev, beta=beta, **grids)
+    p = cond.log_softmax(-1)
+    c = prior_of(prev, (2, 2), (3, 3), {"gain": gain}).log_softmax(-1)
+    best = guided.log_softmax(-1)
+    log_z = (p + beta * (p - c)).logsumexp(-1)
+    for size in (0.0, 1e-3, 1.0, 10.0):
+        q = (best + size * torch.randn_like(best)).log_softmax(-1)
+        objective = (q.exp() * (beta * (p - c) - (q - p))).sum(-1)
+        away = (q.exp() * (q - best)).sum(-1)
+        torch.testing.assert_close(objective, log_z - away, rtol=1e-12, atol=1e-12)
+        assert (away > 0).all() if size else (away.abs() < 1e-12).all()
