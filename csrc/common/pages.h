@@ -1,9 +1,10 @@
-// Huge pages for large fresh memory. Where the kernel grants them on request (Linux, transparent_hugepage=madvise, the
+// Memory from the system, and huge pages for what is large and fresh. Where the kernel grants them on request (Linux, transparent_hugepage=madvise, the
 // default of most distributions), a fresh 32 MiB output costs 16 page faults instead of 8192.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
 
 #ifdef __linux__
 #  include <sys/mman.h>
@@ -22,6 +23,25 @@ inline void ask_huge_pages([[maybe_unused]] void* data, [[maybe_unused]] std::si
   const std::uintptr_t last = (address + bytes) / kHugePage * kHugePage;
   if (last < first + 2 * kHugePage) return;
   madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
+#endif
+}
+
+// Memory that goes back to the system with its release, or null. malloc's may stay: glibc keeps freed blocks of up to
+// 32 MiB once it has seen one of their size.
+inline void* take_pages(std::size_t bytes) {
+#ifdef __linux__
+  void* data = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  return data == MAP_FAILED ? nullptr : data;
+#else
+  return std::aligned_alloc(kHugePage, (bytes + kHugePage - 1) / kHugePage * kHugePage);
+#endif
+}
+
+inline void release_pages(void* data, [[maybe_unused]] std::size_t bytes) {
+#ifdef __linux__
+  munmap(data, bytes);
+#else
+  std::free(data);
 #endif
 }
 

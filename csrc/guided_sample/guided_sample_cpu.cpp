@@ -1,7 +1,7 @@
 // guided_sample on the CPU. Without a prior, one task per position: its guided logits stay in the thread's scratch and
 // are sampled from there. With one, the target is taken in bands: all threads guide the band, a span of channels each,
 // so that prev is read once for a band (where there are as many spans as threads), and then sample it, a position each.
-// The band's guided logits take 3.2 MiB a thread, or four positions.
+// A band is what the caches hold, or more where that spares more readings of prev than it costs (band_positions).
 #include "dse_prior/patch.h"
 #include "dse_prior/prior_scratch.h"
 #include "guided_sample/guided_sample_args.h"
@@ -137,10 +137,20 @@ VF_END
 namespace varfast {
 namespace {
 
-// Floats of guided logits for each thread: leaves a fifth of the 4 MiB that it may take to everything else. And of a
-// band, which the calling thread keeps: 64 MiB.
-constexpr int64_t kGuidedFloats = 3300 * 1024 / 4;
-constexpr int64_t kBandFloats = 64 * 1024 * 1024 / 4;
+// Bytes of guided logits for each thread that its caches hold, a fifth less than the 4 MiB that it may take; of a band
+// of them; and of any band at all. An image of 64x64 positions with 4096 tokens takes 65 MiB.
+constexpr int64_t kGuidedBytes = 3300 * 1024, kCachedBytes = int64_t{64} << 20, kBandBytes = int64_t{128} << 20;
+
+// Positions of a band. Every band reads the image's prev again. One too large for the caches has its guided logits
+// written to memory and read back: worth it where that is less than the readings of prev that it spares.
+int64_t band_positions(const GuideArgs& args, int64_t value_bytes, int64_t stride, int64_t threads) {
+  const int64_t row = stride * static_cast<int64_t>(sizeof(float)), length = args.length;
+  const int64_t prev = int64_t{args.plan.m_h} * args.plan.m_w * args.channels * value_bytes;
+  const int64_t cached = std::max<int64_t>(1, std::min(threads * kGuidedBytes, kCachedBytes) / row);
+  const int64_t spilled = std::max(cached, std::min(length, kBandBytes / row));
+  const int64_t spared = (length + cached - 1) / cached - (length + spilled - 1) / spilled;
+  return spared * prev > 2 * length * row ? spilled : cached;
+}
 
 // Calls work(band) for all bands of at most `fit` positions: whole images, or whole grid rows (the prior's work along
 // the height is shared by a row), or parts of one where not even a single row fits; at least one target with its mirror
@@ -186,11 +196,13 @@ std::vector<Tensor> guided_sample(const GuidedSampleCall& call) {
     });
   } else {
     const int64_t threads = torch::stable::get_num_threads(),
-                  fit = std::max<int64_t>(1, std::min(threads * kGuidedFloats, kBandFloats) / stride);
+                  fit = band_positions(args, call.guide.prev->element_size(), stride, threads);
     const int64_t guide_floats = span_scratch(args.plan);
+    const int64_t most = std::min(args.batch * args.length, std::max<int64_t>(fit, 4));  // a target and its images
+    const Scratch<float> guided = shared_scratch<float>(most * stride);
     each_band(task, fit, threads, [&](GuidedBand band) {
       const int64_t positions = band.images * band_patch(args.plan, band).positions();
-      band.guided = shared_scratch<float>(positions * stride);
+      band.guided = guided;
       parallel_for(0, band.images * band.spans * band.shares, 1, [&](int64_t begin, int64_t end) {
         VF_DISPATCH(guide_band, task, band, begin, end, thread_scratch<float>(guide_floats));
       });
