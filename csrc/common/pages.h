@@ -1,5 +1,6 @@
-// Memory from the system, and huge pages for what is large and fresh. Where the kernel grants them on request (Linux, transparent_hugepage=madvise, the
-// default of most distributions), a fresh 32 MiB output costs 16 page faults instead of 8192.
+// Memory from the system, and huge pages for what is large and fresh. Where the kernel grants them on request (Linux,
+// transparent_hugepage=madvise, the default of most distributions), a fresh 32 MiB output costs 16 page faults instead
+// of 8192.
 #pragma once
 
 #include <cstddef>

@@ -48,9 +48,9 @@ class Memory {
 
 // Lent until it is destroyed: the block that its thread keeps, or a larger one of its own.
 template <class T>
-class Scratch {
+class ScratchLease {
  public:
-  Scratch(Memory& kept, std::size_t most, int64_t count) {
+  ScratchLease(Memory& kept, std::size_t most, int64_t count) {
     const std::size_t bytes = static_cast<std::size_t>(count) * sizeof(T);
     if (bytes > most) {
       own_ = Memory(bytes);
@@ -76,13 +76,13 @@ inline Memory& kept_memory(bool shared) {
 // At least `count` values, aligned to a cache line; the contents are arbitrary. Whoever asks again while the first is
 // lent gets the same block.
 template <class T>
-Scratch<T> thread_scratch(int64_t count) {
+ScratchLease<T> thread_scratch(int64_t count) {
   return {kept_memory(false), kKeptBytes, count};
 }
 
 // The calling thread's, for all threads that work for it, which may use scratch of their own meanwhile.
 template <class T>
-Scratch<T> shared_scratch(int64_t count) {
+ScratchLease<T> shared_scratch(int64_t count) {
   return {kept_memory(true), kKeptSharedBytes, count};
 }
 

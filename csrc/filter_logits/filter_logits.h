@@ -21,8 +21,7 @@ VF_HD float filtered_greedy(float x, bool first, bool probs) {
 
 // Writes V numbers to `out`.
 template <class T>
-VF_HD void filter_row(const T* row, int64_t vocab, const RowRule& rule, bool probs, const RowScratch& scratch,
-                      float* out) {
+VF_HD void filter_row(const T* row, int64_t vocab, const RowRule& rule, bool probs, RowScratch& scratch, float* out) {
   const RowTokens tokens = tokens_in_play(row, vocab, rule, scratch);
   if (!tokens.valid) {
     for (int64_t i = 0; i < vocab; ++i) out[i] = filtered_invalid(to_float(row[i]), probs);

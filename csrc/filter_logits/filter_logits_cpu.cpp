@@ -10,7 +10,7 @@ namespace {
 
 template <class T>
 void filter_rows(const FilterTask& task, int64_t begin, int64_t end, uint32_t* scratch) {
-  const RowScratch work = row_scratch(scratch, task.vocab);
+  RowScratch work = row_scratch(scratch, task.vocab);
   for (int64_t at = begin; at < end; ++at) {
     const int64_t image = at / task.rows, row = at % task.rows;
     const T* logits = static_cast<const T*>(task.logits) + image * task.batch_stride + row * task.row_stride;

@@ -58,14 +58,16 @@ KeepRows<T, RowOf> keep_rows(const GuidedSampleTask& task, int64_t image, RowOf 
   return {row_of, cfg == nullptr ? nullptr : cfg + at, task.guide.channels, task.past_caches};
 }
 
+// `after`: where the next position's guided logits begin, in floats from these; 0 for none.
 void sample_position(const GuidedSampleTask& task, const RowRule& rule, int64_t image, int64_t position,
-                     const float* guided, float* scratch) {
+                     const float* guided, int64_t after, float* scratch) {
   const int64_t vocab = task.guide.channels / task.groups;
   if (vocab == 2 && task.draw.logprobs == nullptr) {
     sample_pairs(guided, task.groups, rule, task.draw, image, position * task.groups);
     return;
   }
-  const RowScratch rows = row_scratch(scratch, vocab);
+  RowScratch rows = row_scratch(scratch, vocab);
+  if (after != 0) rows.next = next_row(guided + after, task.guide.channels);
   for (int64_t group = 0; group < task.groups; ++group) {
     sample_row(guided + group * vocab, vocab, rule, row_draw(task.draw, image, position * task.groups + group), rows);
   }
@@ -101,7 +103,8 @@ void sample_band(const GuidedSampleTask& task, const GuidedBand& band, int64_t b
     const RowRule rule = row_rule(task.draw.rule, image);
     for (; begin < stop; ++begin) {
       const int64_t position = patch.position(plan, static_cast<int>(begin - index * positions));
-      sample_position(task, rule, image, position, band.guided + begin * stride, scratch);
+      sample_position(task, rule, image, position, band.guided + begin * stride, begin + 1 < stop ? stride : 0,
+                      scratch);
     }
   }
 }
@@ -118,7 +121,7 @@ void guided_sample_plain(const GuidedSampleTask& task, int64_t begin, int64_t en
         auto sink = keep_rows<T>(task, image, [&](int64_t) { return scratch; });
         combine<T>(task.guide, image, position, 0, task.guide.channels, nullptr, nullptr, sink);
       });
-      sample_position(task, rule, image, position, scratch, work);
+      sample_position(task, rule, image, position, scratch, 0, work);
     }
   }
   store_fence();
@@ -199,7 +202,7 @@ std::vector<Tensor> guided_sample(const GuidedSampleCall& call) {
                   fit = band_positions(args, call.guide.prev->element_size(), stride, threads);
     const int64_t guide_floats = span_scratch(args.plan);
     const int64_t most = std::min(args.batch * args.length, std::max<int64_t>(fit, 4));  // a target and its images
-    const Scratch<float> guided = shared_scratch<float>(most * stride);
+    const ScratchLease<float> guided = shared_scratch<float>(most * stride);
     each_band(task, fit, threads, [&](GuidedBand band) {
       const int64_t positions = band.images * band_patch(args.plan, band).positions();
       band.guided = guided;

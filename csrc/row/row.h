@@ -31,6 +31,25 @@ VF_BEGIN
 static_assert(kWeightChunk % kLanes == 0, "chunks are whole vectors, and row_scratch_room leaves room for one more");
 static_assert(kWeightChunk == kWordTokens, "row_scratch_words counts chunks and words alike");
 
+// The row that comes next, up to 64 KiB of it: asked for two cache lines at a time while there is work on this one. All
+// at once they would wait for each other.
+struct NextRow {
+  const char *at = nullptr, *end = nullptr;
+
+  VF_ALWAYS_INLINE VF_HD void ask() {
+    if (at >= end) return;
+    prefetch_far(at, 128);
+    at += 128;
+  }
+};
+
+template <class T>
+VF_HD NextRow next_row(const T* row, int64_t vocab) {
+  const char* at = reinterpret_cast<const char*>(row);
+  const int64_t bytes = vocab * static_cast<int64_t>(sizeof(T));
+  return {at, at + (bytes < 65536 ? bytes : 65536)};
+}
+
 // Scratch of one row, row_scratch_room numbers an array.
 struct RowScratch {
   uint32_t* weights;
@@ -38,6 +57,7 @@ struct RowScratch {
   uint32_t* packed_weights;
   TokenRoom tokens;
   uint64_t* running;  // running sum of the chunks
+  NextRow next;       // none unless the caller says so
 };
 
 VF_HD RowScratch row_scratch(void* memory, int64_t vocab) {
@@ -48,16 +68,18 @@ VF_HD RowScratch row_scratch(void* memory, int64_t vocab) {
           reinterpret_cast<float*>(words + room),
           words + 2 * room,
           {reinterpret_cast<float*>(words + 3 * room), sums + chunks, reinterpret_cast<int32_t*>(sums + 2 * chunks)},
-          sums};
+          sums,
+          {}};
 }
 
 VF_HD U32 row_weight(F32 x, float largest, float c) { return weight_of((x - splat(largest)) * splat(c)); }
 
 // Weights of all tokens in play at the filters' temperature; what lies below their threshold and the unused lanes of
 // the last vector weigh nothing. Returns their sum.
-VF_HD uint64_t weigh(const RowTokens& tokens, float c, uint32_t* weights) {
+VF_HD uint64_t weigh(const RowTokens& tokens, float c, uint32_t* weights, NextRow& next) {
   U64Sum sum = zero_wide();
   for (int64_t i = 0; i < tokens.size; i += kLanes) {
+    next.ask();
     const int64_t left = tokens.size - i;
     const F32 x = load_upto(tokens.logits + i, left);
     const Mask in_play = ge(x, splat(tokens.threshold)) & first_lanes(left);
@@ -71,10 +93,10 @@ VF_HD uint64_t weigh(const RowTokens& tokens, float c, uint32_t* weights) {
 // Top-k and top-p of a row that has a distribution: the tokens in play with their threshold. With top-p their weights
 // lie in scratch.weights, at the filters' temperature.
 template <class T>
-VF_HD RowTokens tokens_in_play(const T* row, int64_t vocab, const RowRule& rule, const RowScratch& scratch) {
+VF_HD RowTokens tokens_in_play(const T* row, int64_t vocab, const RowRule& rule, RowScratch& scratch) {
   RowTokens tokens = top_tokens(row, vocab, rule.greedy ? 0 : rule.top_k, scratch.tokens, scratch.packed);
   if (!tokens.valid || rule.greedy || rule.drop < 0) return tokens;
-  const uint64_t mass = weigh(tokens, rule.c_filter, scratch.weights);
+  const uint64_t mass = weigh(tokens, rule.c_filter, scratch.weights, scratch.next);
   const Window all{tokens.logits, scratch.weights, tokens.size, mass, tokens.threshold, tokens.largest};
   tokens.threshold = nucleus_threshold(all, rule.drop, scratch.packed, scratch.packed_weights);
   return tokens;
@@ -82,7 +104,7 @@ VF_HD RowTokens tokens_in_play(const T* row, int64_t vocab, const RowRule& rule,
 
 // Clears the weights that the filters remove, gives the others the draw's temperature, and makes the running sum of the
 // chunks. `weighed`: scratch.weights holds the weights at the filters' temperature. Returns how many tokens stay.
-VF_HD int64_t settle(const RowTokens& tokens, bool weighed, const RowRule& rule, const RowScratch& scratch) {
+VF_HD int64_t settle(const RowTokens& tokens, bool weighed, const RowRule& rule, RowScratch& scratch) {
   const F32 at = splat(least_finite(tokens.threshold));
   const U32 floor_weight = splat_u32(rule.min_weight);
   const bool reweigh = rule.c_draw != rule.c_filter;
@@ -96,6 +118,7 @@ VF_HD int64_t settle(const RowTokens& tokens, bool weighed, const RowRule& rule,
         store_u32(scratch.weights + i, splat_u32(0));
         continue;
       }
+      scratch.next.ask();
       const F32 x = load_upto(tokens.logits + i, left);
       U32 w = weighed ? load_u32(scratch.weights + i) : row_weight(x, tokens.largest, rule.c_filter);
       const Mask keep = ge(x, at) & ge_u32(w, floor_weight) & first_lanes(left);
@@ -180,7 +203,7 @@ VF_HD void greedy_row(const float* row, float largest, const RowDraw& out) {
 }
 
 template <class T>
-VF_HD void sample_row(const T* row, int64_t vocab, const RowRule& rule, const RowDraw& out, const RowScratch& scratch) {
+VF_HD void sample_row(const T* row, int64_t vocab, const RowRule& rule, const RowDraw& out, RowScratch& scratch) {
   const RowTokens tokens = tokens_in_play(row, vocab, rule, scratch);
   if (!tokens.valid) return invalid_row(out);
   if (rule.greedy) return greedy_row(tokens.logits, tokens.largest, out);

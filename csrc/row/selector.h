@@ -22,8 +22,6 @@ VF_EVERY_LEVEL int64_t token_words(int64_t vocab) { return (vocab + kWordTokens 
 
 VF_BEGIN
 
-constexpr int kPilot = 256;
-
 // Tokens in play, in the order of the vocabulary. Of these the filters keep the ones at or above the threshold.
 struct RowTokens {
   const float* logits;
@@ -160,11 +158,6 @@ VF_HD KeptTokens kept_tokens(const RowTokens& tokens, int64_t vocab, uint32_t* i
   }
   return {ids, logits, n};
 }
-
-// Between which values the k-th largest of a row probably lies.
-struct Guess {
-  float low, high;
-};
 
 // 256 values of a row say about how many of it reach one: off by a standard deviation of 16 sqrt(share (1 - share)) of
 // them. The guess leaves room for three.

@@ -13,6 +13,9 @@
 
 VF_BEGIN
 
+// Values that a guess is made from.
+constexpr int kPilot = 256;
+
 // Floats in the order of their values, as integers: order_key(a) < order_key(b) wherever a < b.
 VF_HD int32_t order_key(float x) {
   int32_t bits;
@@ -112,13 +115,59 @@ VF_HD float kth_largest(Window window, uint64_t k, float guess, float* packed) {
   return window.low;
 }
 
+// Between which values a threshold probably lies.
+struct Guess {
+  float low, high;
+};
+
+// Where the lightest values of a window weigh a share of its mass, by up to 256 of them, spread over it: a third less
+// and half as much again, to either side of what that many say. The middle where they are too few.
+VF_HD Guess guess_mass(const Window& window, double share) {
+  constexpr int kMost = kPilot / kLanes;
+  const int64_t whole = window.size / (2 * kLanes);
+  const float middle = middle_value(window.low, window.high);
+  if (window.size < 64 || whole < 2) return {middle, middle};
+  const int vectors = static_cast<int>(whole < kMost ? whole : kMost);
+  F32 values[kMost], weights[kMost], sum = splat(0.0f);
+  for (int v = 0; v < vectors; ++v) {
+    const int64_t at = (window.size - kLanes) * v / (vectors - 1);
+    values[v] = load(window.values + at);
+    weights[v] = to_f32(load_u32(window.weights + at));
+    sum = sum + weights[v];
+  }
+  const float all = hsum(sum);
+  const auto below = [&](float pivot) {
+    const F32 at = splat(pivot);
+    F32 mass = splat(0.0f);
+    for (int v = 0; v < vectors; ++v) mass = mass + select(lt(values[v], at), weights[v], splat(0.0f));
+    return hsum(mass);
+  };
+  const auto reaching = [&](float wanted) {
+    float low = window.low, high = window.high, pivot = middle;
+    for (int step = 0; step < 8; ++step) {
+      const float mass = below(pivot);
+      if (mass > 0.9f * wanted && mass < 1.1f * wanted) break;
+      (mass < wanted ? low : high) = pivot;
+      pivot = middle_value(low, high);
+    }
+    return pivot;
+  };
+  const float wanted = static_cast<float>(share) * all;
+  return {reaching(wanted * (2.0f / 3.0f)), reaching(wanted * 1.5f)};
+}
+
 // The least value that top-p keeps: a value goes if the mass of all values up to it is at most drop * total, and the
 // largest stays. `packed` and `packed_weights` have room for size + kLanes values.
 VF_HD float nucleus_threshold(Window window, double drop, float* packed, uint32_t* packed_weights) {
   const double limit = drop * static_cast<double>(window.mass);
+  const Guess guess = guess_mass(window, drop);
   uint64_t below = 0;  // mass below the window, all of it removed
   for (int step = 0; window.low < window.high; ++step) {
-    const float wanted = step % 3 == 2 ? middle_bits(window.low, window.high) : middle_value(window.low, window.high);
+    const double share = (limit - static_cast<double>(below)) / static_cast<double>(window.mass);
+    const float wanted = step == 0       ? guess.high
+                         : step == 1     ? guess.low
+                         : step % 3 == 1 ? middle_bits(window.low, window.high)
+                                         : along(window.low, window.high, share);
     const float pivot = pivot_near(wanted, window.low, window.high);
     const Split split = split_window<true>(window, pivot);
     const bool removed = static_cast<double>(below + split.below) <= limit;

@@ -11,11 +11,14 @@ namespace {
 template <class T>
 void sample_rows(const SampleTask& task, int64_t begin, int64_t end, uint32_t* scratch) {
   const DrawArgs& args = task.draw;
-  const RowScratch work = row_scratch(scratch, args.vocab);
+  RowScratch work = row_scratch(scratch, args.vocab);
+  const auto logits = [&](int64_t at) {
+    return static_cast<const T*>(task.logits) + at / args.rows * task.batch_stride + at % args.rows * task.row_stride;
+  };
   for (int64_t at = begin; at < end; ++at) {
     const int64_t image = at / args.rows, row = at % args.rows;
-    const T* logits = static_cast<const T*>(task.logits) + image * task.batch_stride + row * task.row_stride;
-    sample_row(logits, args.vocab, row_rule(args.rule, image), row_draw(args, image, row), work);
+    if (at + 1 < end) work.next = next_row(logits(at + 1), args.vocab);
+    sample_row(logits(at), args.vocab, row_rule(args.rule, image), row_draw(args, image, row), work);
   }
 }
 

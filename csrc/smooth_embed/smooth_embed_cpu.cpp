@@ -13,7 +13,7 @@ void smooth_rows(const SmoothTask& task, int64_t begin, int64_t end, uint32_t* s
   const DrawArgs& args = task.draw;
   const int64_t vocab = args.vocab;
   const SmoothScratch own = smooth_scratch(scratch, vocab);
-  const RowScratch work = row_scratch(scratch + smooth_scratch_words(vocab, task.dims), vocab);
+  RowScratch work = row_scratch(scratch + smooth_scratch_words(vocab, task.dims), vocab);
   for (int64_t at = begin; at < end; ++at) {
     const int64_t image = at / args.rows, l = at % args.rows;
     const T* logits = static_cast<const T*>(task.logits) + image * task.batch_stride + l * task.row_stride;
