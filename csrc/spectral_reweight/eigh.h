@@ -40,8 +40,8 @@ struct Recorder {
   Recording* recordings;
   double* const* z;  // where a full recording goes
   int64_t top = 0, skip[kLanes64] = {}, stop[kLanes64] = {};
-  double *a[kLanes64] = {}, *s[kLanes64] = {};  // of the sweep, were it to begin at `top`
-  F64 shears[kLanes64] = {}, sines[kLanes64] = {};
+  double *a[kLanes64] = {}, *s[kLanes64] = {};      // of the sweep, were it to begin at `top`
+  F64 shears[kLanes64] = {}, sines[kLanes64] = {};  // sines with their signs turned
 
   void begin(int64_t from_top, const double* from, const double* to) {
     top = from_top;
@@ -54,7 +54,7 @@ struct Recorder {
       skip[q] = (top - first) / kLanes64 * kLanes64;
       stop[q] = top - bottom + 1;
       a[q] = r.a + r.used - skip[q];
-      s[q] = r.s + r.used - skip[q];
+      s[q] = r.minus_s + r.used - skip[q];
       r.sweeps[r.count++] = {first, bottom, a[q] + (top - first), s[q] + (top - first)};
       r.used += (stop[q] - skip[q] + kLanes64 - 1) / kLanes64 * kLanes64;
     }
@@ -63,7 +63,7 @@ struct Recorder {
   void turn(int64_t i, bool last, F64 cosine, F64 sine) {
     const int64_t k = top - i, row = k % kLanes64;
     shears[row] = sine / (splat64(1.0) + cosine);
-    sines[row] = sine;
+    sines[row] = splat64(-1.0) * sine;
     if (row + 1 < kLanes64 && !last) return;
     transpose(shears);
     transpose(sines);

@@ -63,7 +63,7 @@ int64_t lay_out(int64_t n, int64_t lanes, char* base, Scratch* out) {
     r.capacity = n * std::max<int64_t>(n, 96) + 4 * kLanes64;  // usually all of them
     r.most = 3 * n;
     r.a = take(r.capacity);
-    r.s = take(r.capacity);
+    r.minus_s = take(r.capacity);
     r.sweeps = reinterpret_cast<Sweep*>(take(r.most * static_cast<int64_t>(sizeof(Sweep) / 8)));
     out->z[q] = take(tile_count(n) * tile);
   }
