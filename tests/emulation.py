@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-FLAGS = ["-std=c++20", "-O1", "-g", "-DVF_SIMT", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror"]
+FLAGS = ["-std=c++20", "-O1", "-DVF_SIMT", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror"]
 FAULT = 70  # exit code of csrc/simt's reports
 
 
