@@ -12,6 +12,8 @@ from tiny import tiny_var
 from torch import Tensor
 from upstream_like import UpstreamVAR
 
+import varfast
+
 LABELS = torch.tensor([3, 7, 0])
 NUMS = (1, 2, 3, 4, 8)
 STEPS = ((1,), (1, 3), (2, 3, 4), (6, 10), (20, 20, 24))
@@ -57,6 +59,31 @@ def var() -> Case:
 
 
 ALL = HOSTS | {"var": var}
+
+
+EVERY = (*ALL, "code", "own")  # and the two kinds of model that are nobody's object
+
+
+def wrapped(host: str, model: Any, call: dict[str, Any]) -> Any:
+    """An upstream object as a model, with the options that the call of its method gives."""
+    options: dict[str, Any] = {
+        "flexvar": lambda: dict(vqvae=call["vqvae"], patch_nums=call["infer_patch_nums"]),
+        "infinity": lambda: dict(vae=call["vae"], scale_schedule=call["scale_schedule"], text=call["label_B_or_BLT"]),
+        "hart": lambda: dict(text=(call["label_B"], call["context_position_ids"], call["context_mask"])),
+        "hmar": lambda: dict(mask_schedule=STEPS),
+    }.get(host, dict)()
+    return varfast.wrap(model, **options)
+
+
+def made(host: str) -> Any:
+    """A model of each of `EVERY`, of the same weights every time."""
+    torch.manual_seed(0)
+    if host == "own":
+        return tiny_var()
+    if host == "code":
+        return varfast.hosts.CoDe(*(varfast.wrap(UpstreamVAR(tiny_var())) for _ in range(2)), drafted=2)
+    model, _, call = ALL[host]()
+    return wrapped(host, model, call)
 
 
 def image_of(result: Any) -> Tensor:

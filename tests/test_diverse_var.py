@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_given import HOSTS, made
+from host_cases import EVERY, made
 from tiny import GRIDS, tiny_var
 from torch import Tensor
 
@@ -115,7 +115,7 @@ def embedding(model: Any, k: int) -> Tensor:
     return getattr(model, "model", model).word_embed.weight
 
 
-@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("host", EVERY)
 def test_a_blocks_input_is_the_embedded_map_and_a_constant(host: str) -> None:
     """So that the hook on the map sees what is embedded, and content is what it is said to be, on every host."""
     model = made(host)
@@ -141,7 +141,7 @@ class Last:
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("host", EVERY)
 def test_every_host_does_it_and_no_image_depends_on_its_neighbours(host: str, name: str) -> None:
     model = made(host)
     guided = [DiverseVAR(scales=(1, 2), **SETTINGS[name]), SSG(0.3, "constant")]

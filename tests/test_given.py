@@ -7,40 +7,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from host_cases import ALL, STEPS
+from host_cases import EVERY, made
 from tiny import GRIDS, tiny_var
 from torch import Tensor
-from upstream_like import UpstreamVAR
 
 import varfast
 from varfast import SSG, DiverseVAR, Sampler, VARScaling, ops
 from varfast.models import VAR
 
 LABELS, SEEDS = [0, 2, 1], [4, 5, 6]
-HOSTS = (*ALL, "code", "own")
 
 
 @pytest.fixture(scope="module")
 def model() -> VAR:
     return tiny_var()
-
-
-def made(host: str) -> Any:
-    """A model of every host."""
-    torch.manual_seed(0)
-    if host == "own":
-        return tiny_var()
-    if host == "code":
-        drafter, refiner = (varfast.wrap(UpstreamVAR(tiny_var(seed=seed))) for seed in (0, 0))
-        return varfast.hosts.CoDe(drafter, refiner, drafted=2)
-    upstream, _, call = ALL[host]()
-    options: dict[str, Any] = {
-        "flexvar": lambda: dict(vqvae=call["vqvae"], patch_nums=call["infer_patch_nums"]),
-        "infinity": lambda: dict(vae=call["vae"], scale_schedule=call["scale_schedule"], text=call["label_B_or_BLT"]),
-        "hart": lambda: dict(text=(call["label_B"], call["context_position_ids"], call["context_mask"])),
-        "hmar": lambda: dict(mask_schedule=STEPS),
-    }.get(host, dict)()
-    return varfast.wrap(upstream, **options)
 
 
 def sampler_of(model: Any, **options: Any) -> Sampler:
@@ -58,7 +38,7 @@ def same(a: list[Tensor], b: list[Tensor]) -> bool:
 
 
 @pytest.mark.parametrize("path", ["features", "logits"])
-@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("host", EVERY)
 def test_given_tokens_of_an_earlier_call_lead_to_its_image(host: str, path: str) -> None:
     """All of them, whatever the seeds; the first ones with its seeds, whose rest is then the same."""
     sampler = sampler_of(made(host), path=path)
@@ -73,7 +53,7 @@ def test_given_tokens_of_an_earlier_call_lead_to_its_image(host: str, path: str)
     assert same(fresh[:2], ids[:2]) and not same(fresh[2:], ids[2:])
 
 
-@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("host", EVERY)
 def test_what_follows_depends_on_no_neighbour(host: str) -> None:
     sampler = sampler_of(made(host))
     _, ids = sampler(LABELS, SEEDS, return_ids=True)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from host_cases import ALL, LABELS, STEPS, drawn, image_of
+from host_cases import ALL, LABELS, drawn, image_of, wrapped
 from tiny import tiny_var
 from torch import Tensor, nn
 from upstream_like import Attention, UpstreamVAR
@@ -66,16 +66,6 @@ def test_threads_share_a_patched_object_and_its_shallow_copy(host: str, yielding
     if host in ("var", "flexvar", "hmar"):
         call |= {"label_B": None}  # drawn by the object's generator
     images_of_threads([lambda seed, m=m: getattr(m, method)(**call | {"g_seed": seed}) for m in (model, shallow)])
-
-
-def wrapped(host: str, model: Any, call: dict[str, Any]) -> Any:
-    options: dict[str, Any] = {
-        "flexvar": lambda: dict(vqvae=call["vqvae"], patch_nums=call["infer_patch_nums"]),
-        "infinity": lambda: dict(vae=call["vae"], scale_schedule=call["scale_schedule"], text=call["label_B_or_BLT"]),
-        "hart": lambda: dict(text=(call["label_B"], call["context_position_ids"], call["context_mask"])),
-        "hmar": lambda: dict(mask_schedule=STEPS),
-    }.get(host, dict)()
-    return varfast.wrap(model, **options)
 
 
 def sampling(model: Any) -> Callable[[int], Tensor]:

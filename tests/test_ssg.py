@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from test_given import HOSTS, made
+from host_cases import EVERY, made
 from tiny import GRIDS, tiny_var
 from torch import Tensor
 
@@ -129,7 +129,7 @@ def test_the_gains_and_previous_maps_are_different_settings(model: VAR) -> None:
 
 
 @pytest.mark.parametrize("choice", CHOICES[:6], ids=NAMES[:6])
-@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("host", EVERY)
 def test_every_host_draws_the_same_before_and_after_its_head(host: str, choice: dict[str, Any]) -> None:
     drawn = []
     for path in ("features", "logits"):

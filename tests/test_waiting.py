@@ -20,6 +20,7 @@ MANY = ((1, 1), (2, 2), (3, 3), (4, 4), (6, 6), (8, 8))
 # device by a copy that waits.
 READS = ("_local_scalar_dense", "is_nonzero", "item", "equal", "nonzero", "masked_select", "_unique2", "unique_dim")
 WAITING = {f"aten::{name}" for name in (*READS, "unique_consecutive", "lift_fresh")}
+VERBATIM = SSG(beta=0.5, gain="verbatim", prev="guided")
 METHODS: dict[str, Any] = {
     "plain": lambda every: ([], {"cfg": 0.0}),
     "CFG, SSG on features": lambda every: ([SSG(beta=0.5)], {"path": "features"}),
@@ -29,6 +30,12 @@ METHODS: dict[str, Any] = {
     "VARScaling, infinity": lambda every: ([VARScaling(every, candidates=8, rule="infinity")], {}),
     "VARScaling, exact": lambda every: ([VARScaling(every, candidates=8, density="exact")], {}),
     "VARScaling, shrinking": lambda every: ([VARScaling(every, candidates=8, nucleus="shrinking")], {"top_p": 0.9}),
+    "SSG, verbatim and guided, on features": lambda every: ([VERBATIM], {"path": "features"}),
+    "SSG, verbatim and guided, on logits": lambda every: ([VERBATIM], {"path": "logits", "top_k": 9}),
+    "VARScaling, random": lambda every: ([VARScaling(every, candidates=8, strategy="random", normalize=True)], {}),
+    "VARScaling, lowest": lambda every: ([VARScaling(every, candidates=8, rule="infinity", strategy="lowest")], {}),
+    "DiverseVAR, latent": lambda every: ([DiverseVAR(every[1:], (1.0, 0.1), (1.0, 0.01), where="latent")], {}),
+    "DiverseVAR, content": lambda every: ([DiverseVAR(every[1:], (1.0, 0.1), where="ends", content=True)], {}),
     "DiverseVAR": lambda every: ([DiverseVAR(every, (1.0, 0.1), (1.0, 0.1), relative=True, rank=2)], {}),
 }
 
