@@ -76,6 +76,53 @@ def test_a_source_archive_installs(place, tmp_path):
     assert place.installed().is_relative_to(place.folder / "my env")
 
 
+def test_a_git_repository_installs(place, tmp_path):
+    repository = copy_of_the_sources(tmp_path / "var fast")
+    for words in (["init", "-q"], ["add", "."], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "all"]):
+        run(tool("git"), *words, cwd=repository)
+    place.pip("uninstall", "-q", "-y", "varfast")
+    said = place.pip("install", "-v", "--no-deps", f"git+{repository.as_uri()}")
+    assert place.installed().is_relative_to(place.folder / "my env") and "Collecting torch" not in said
+
+
+def test_uv_installs_and_fetches_no_torch(place):
+    """uv builds in an environment of its own, and does not see a torch that a .pth file lends: hence --no-deps."""
+    uv = [tool("uv"), "pip", "install", "-v", "--no-deps", "--reinstall", "--python", place.python, "."]
+    environment = {**place.environment, "VIRTUAL_ENV": str(place.python.parent.parent)}
+    done = subprocess.run(uv, cwd=place.source, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert place.installed().is_relative_to(place.folder / "my env")
+    fetched = [line for line in done.stderr.splitlines() if "torch-" in line and ".whl" in line]
+    assert not fetched and "cmake" in done.stderr
+
+
+def test_clang_builds_it(place, monkeypatch):
+    monkeypatch.setitem(place.environment, "CXX", tool("clang++"))
+    place.pip("install", "-q", "--force-reinstall", "--no-deps", ".")
+    assert place.installed().is_relative_to(place.folder / "my env")
+    said = run(place.python, "-c", "import varfast.build_info as b; print(b.build_compiler())", cwd=place.folder,
+               env=place.environment)  # fmt: skip
+    assert said.startswith("Clang")
+
+
+def test_without_a_network_it_builds_with_what_is_there(place):
+    if subprocess.run([tool("unshare"), "-rn", "true"], capture_output=True).returncode:
+        pytest.skip("needs user namespaces")
+    command = [
+        place.python,
+        "-m",
+        "pip",
+        "install",
+        "-q",
+        "--force-reinstall",
+        "--no-deps",
+        "--no-build-isolation",
+        ".",
+    ]
+    run("unshare", "-rn", *command, cwd=place.source, env=place.environment)
+    assert place.installed().is_relative_to(place.folder / "my env")
+
+
 def test_sources_that_cannot_be_written_to_are_built_elsewhere(place):
     """A folder mounted read-only, in a namespace of its own."""
     inside = f'mount --bind -o ro "{place.source}" "{place.source}" && exec "$@"'
