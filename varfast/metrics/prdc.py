@@ -50,7 +50,7 @@ def prdc(
         Precision and recall: Kynkäänniemi et al., arXiv 1904.06991, whose balls hold their surface, as in the
         evaluator of the published tables; density and coverage: Naeem et al., arXiv 2002.09797, whose balls do not,
         as in their package `prdc`. That decides where distances tie. All depend on the sizes of the sets. Memory: a
-        block of 2000 rows of either set and the distances between them, about 100 MB at Inception's width.
+        block of 1000 rows of either set and the distances between them, about 50 MB at Inception's width.
     """
     dense = density_neighbours or neighbours
     most = max(neighbours, dense)
