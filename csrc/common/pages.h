@@ -28,19 +28,26 @@ inline void ask_huge_pages([[maybe_unused]] void* data, [[maybe_unused]] std::si
 }
 
 // Memory that goes back to the system with its release, or null. malloc's may stay: glibc keeps freed blocks of up to
-// 32 MiB once it has seen one of their size.
+// 32 MiB once it has seen one of their size. It begins with a huge page: what the system gives begins anywhere, and
+// 2.4 MiB of it may hold no whole one.
 inline void* take_pages(std::size_t bytes) {
+  const std::size_t whole = (bytes + kHugePage - 1) / kHugePage * kHugePage;
 #ifdef __linux__
-  void* data = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  return data == MAP_FAILED ? nullptr : data;
+  void* const given = mmap(nullptr, whole + kHugePage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (given == MAP_FAILED) return nullptr;
+  char* const first = static_cast<char*>(given);
+  const std::size_t before = (kHugePage - reinterpret_cast<std::uintptr_t>(given) % kHugePage) % kHugePage;
+  if (before > 0) munmap(first, before);
+  if (before < kHugePage) munmap(first + before + whole, kHugePage - before);
+  return first + before;
 #else
-  return std::aligned_alloc(kHugePage, (bytes + kHugePage - 1) / kHugePage * kHugePage);
+  return std::aligned_alloc(kHugePage, whole);
 #endif
 }
 
 inline void release_pages(void* data, [[maybe_unused]] std::size_t bytes) {
 #ifdef __linux__
-  munmap(data, bytes);
+  munmap(data, (bytes + kHugePage - 1) / kHugePage * kHugePage);
 #else
   std::free(data);
 #endif
