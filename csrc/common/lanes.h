@@ -44,7 +44,7 @@ VF_BEGIN
 
 // Asks for the cache lines of `count` values from p on; prefetch_far for the second-level cache and beyond alone.
 template <int kLocality = 3, class T>
-VF_ALWAYS_INLINE VF_HD void prefetch(const T* p, int64_t count) {
+VF_ALWAYS_INLINE VF_HD void prefetch([[maybe_unused]] const T* p, [[maybe_unused]] int64_t count) {
 #ifndef __CUDACC__
   const char* line = reinterpret_cast<const char*>(p);
   const int64_t bytes = count * static_cast<int64_t>(sizeof(T));
