@@ -88,7 +88,7 @@ def test_the_real_var(case: tuple[bool, bool]) -> None:
 
 
 FLEXVAR_SCRIPT = """
-import torch, varfast
+import torch, varfast, varfast.verification
 from signatures import check_signature
 from types import SimpleNamespace
 from models.flexvar import FlexVAR
@@ -108,6 +108,9 @@ for nums in ((1, 2, 3, 4), (1, 2, 3, 5, 7, 9), (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 1
             varfast.patch(var, path=path)
             torch.testing.assert_close(var.autoregressive_infer_cfg(**call), own, rtol=1e-4, atol=1e-4)
             varfast.unpatch(var)
+        if "max_pn" not in options:
+            found = varfast.verification.verify(var, call)
+            assert found.first is None and len(found.scales) == len(nums), (nums, options, found)
 varfast.patch(var, [varfast.SSG(), varfast.DiverseVAR((1, 2), (1.0, 0.01)), varfast.VARScaling(candidates=8)])
 check_signature(var, "autoregressive_infer_cfg")
 image = var.autoregressive_infer_cfg(vae, 3, labels, [1, 2, 3, 4], 1, 1.5, 20, 0.9)

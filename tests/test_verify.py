@@ -151,3 +151,11 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pyt
     assert code == 2 and "must return (object, arguments), got int" in text
     code, text = run("none")
     assert code == 2 and "has no function none" in text
+
+
+def test_torchs_generator_is_afterwards_as_before() -> None:
+    """HART's diffusion draws from it, and both runs must draw the same."""
+    model, call = made("hart")
+    before = torch.get_rng_state()
+    verify(model, call)
+    assert torch.equal(torch.get_rng_state(), before)

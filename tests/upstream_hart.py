@@ -15,6 +15,7 @@ from signatures import check_signature
 from torch import Tensor, nn
 
 import varfast
+import varfast.verification
 from varfast.hosts import hart
 from varfast.models import VQVAE, VQVAEConfig
 
@@ -107,6 +108,10 @@ def likeliest(logits: Tensor, rng: object, top_k: int, top_p: float, num_samples
 
 def main() -> None:
     drawing = module.sample_with_top_k_top_p_
+
+    def within(logits: Tensor, top_k: int, **options: Any) -> Tensor:
+        return drawing(logits, top_k=min(top_k, logits.shape[-1]), **options)
+
     features, mask = torch.randn(3, TOKENS, 16), torch.ones(3, TOKENS, dtype=torch.int64)
     mask[1, 3:] = 0
     prompts = dict(label_B=features, context_position_ids=mask.cumsum(1) - 1, context_mask=mask)
@@ -125,6 +130,10 @@ def main() -> None:
                     patched = model.autoregressive_infer_cfg(**call)
                     varfast.unpatch(model)
                     torch.testing.assert_close(patched, own, rtol=1e-4, atol=1e-4)
+            module.sample_with_top_k_top_p_ = within  # it asks for 600 of a vocabulary that has fewer here
+            found = varfast.verification.verify(model, dict(B=3, g_seed=1, cfg=cfg, **prompts))
+            module.sample_with_top_k_top_p_ = drawing
+            assert found.first is None and len(found.scales) == len(NUMS), (switches, cfg, found)
         varfast.patch(
             model,
             [

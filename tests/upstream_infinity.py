@@ -15,6 +15,7 @@ from signatures import check_signature
 from torch import Tensor
 
 import varfast
+import varfast.verification
 
 
 def flash_attn_func(*_: Any, **__: Any) -> None:
@@ -102,6 +103,8 @@ def main() -> None:
                 assert patched[2].shape == own[2].shape and patched[2].dtype == own[2].dtype
                 wrong = ((patched[2].int() - own[2].int()).abs() > 1).float().mean()
                 assert wrong == 0, (patchify, layers, cfgs, path, wrong)
+            found = varfast.verification.verify(model, call)
+            assert found.first is None and len(found.scales) == len(SQUARE), (patchify, layers, cfgs, found)
         varfast.patch(
             model,
             [

@@ -64,7 +64,8 @@ def verify(model: Any, call: Mapping[str, Any], tolerance: float = 1e-3) -> Veri
 
     Notes:
         The host's draws are made greedy by taking the likeliest where it calls `torch.multinomial`; its filters keep
-        that one. The object is as before afterwards.
+        that one. Noise of torch's own generator, HART's diffusion, is the same for both. The object is as before
+        afterwards, and so is the generator.
     """
     host = host_of(model)
     name = host.__name__.rpartition(".")[2]
@@ -74,12 +75,12 @@ def verify(model: Any, call: Mapping[str, Any], tolerance: float = 1e-3) -> Veri
         raise ValueError("model: it is patched, so varfast would be compared with itself; call varfast.unpatch first")
     if call.get("more_smooth"):
         raise ValueError("call: more_smooth draws noise of the host's own; leave it out")
-    with _recorded(model) as theirs, _greedy():
+    with _recorded(model) as theirs, _greedy(), _same_noise():
         own = getattr(model, host.METHOD)(**call)
     spy = _Spy()
     patch(model, [spy], temperature=0.0)
     try:
-        with _recorded(model) as ours:
+        with _recorded(model) as ours, _same_noise():
             patched = getattr(model, host.METHOD)(**call)
     finally:
         unpatch(model)
@@ -110,6 +111,14 @@ def _greedy() -> Iterator[None]:
         yield
     finally:
         torch.multinomial = drawn
+
+
+@contextmanager
+def _same_noise() -> Iterator[None]:
+    """Inside, torch's generators begin at one state; afterwards they are as before."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield
 
 
 def _image(result: Any) -> Tensor:
