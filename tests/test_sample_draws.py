@@ -9,7 +9,7 @@ from cases import levels, randn
 from rows import exact_distribution, make_rows, reference
 from scipy import stats
 
-from varfast import _info
+from varfast import build_info
 from varfast.ops import sample
 
 SETTINGS = [
@@ -107,13 +107,13 @@ def test_logprobs_kept_and_entropy_are_those_of_the_filtered_distribution(simd, 
 @pytest.mark.parametrize("scale", (0.0, 1e-3, 0.3, 2.0, 20.0))
 @pytest.mark.parametrize("vocab", (2, 15, 16, 17, 4096, 65536))
 def test_entropy_is_good_to_a_millionth_and_the_same_at_every_instruction_set(vocab, scale):
-    logits, before, found = scale * randn(1, 3, vocab), _info.simd_level(), []
+    logits, before, found = scale * randn(1, 3, vocab), build_info.simd_level(), []
     try:
         for level in levels():
-            _info.set_simd_level(level)
+            build_info.set_simd_level(level)
             found.append(sample(logits, torch.tensor([1]), return_logprobs=True).entropy)
     finally:
-        _info.set_simd_level(before)
+        build_info.set_simd_level(before)
     assert all(torch.equal(other, found[0]) for other in found)
     for row, entropy in zip(logits[0], found[0][0], strict=True):
         p = exact_distribution(row)

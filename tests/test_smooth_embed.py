@@ -11,7 +11,7 @@ from cases import DTYPES, SMOOTH, TOLERANCE, error, levels, randn, strided
 from safetensors import safe_open
 from scipy import stats
 
-from varfast import _info
+from varfast import build_info
 from varfast.ops import sample, smooth_embed
 from varfast.reference.smooth_embed import exponential_noise
 from varfast.reference.smooth_embed import smooth_embed as reference
@@ -142,13 +142,13 @@ def test_rows_that_are_not_valid_are_nan_and_leave_the_others_alone(simd):
 @pytest.mark.parametrize("vocab, dims, ratio, top_k, top_p", (*SMOOTH, (4096, 32, 0.5, 900, 0.96)))
 def test_the_same_bits_at_every_instruction_set(vocab, dims, ratio, top_k, top_p, dtype):
     logits, codebook = 2 * randn(2, 5, vocab, dtype=dtype), randn(vocab, dims, seed=1, dtype=dtype)
-    before, results = _info.simd_level(), []
+    before, results = build_info.simd_level(), []
     try:
         for level in levels():
-            _info.set_simd_level(level)
+            build_info.set_simd_level(level)
             results.append(smooth_embed(logits, codebook, SEEDS, ratio=ratio, top_k=top_k, top_p=top_p))
     finally:
-        _info.set_simd_level(before)
+        build_info.set_simd_level(before)
     assert all(torch.equal(other, results[0]) for other in results)
 
 
