@@ -94,9 +94,19 @@ def guidance_bytes(
     return data + b"".join(map(map_bytes, (cond, uncond, prev))) + strength_bytes(*t) + strength_bytes(*beta)
 
 
+BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by the bytes of an element
+
+
+def bits(x: Tensor) -> Tensor:
+    """The bits of each element; of every NaN the same ones."""
+    if x.is_floating_point():
+        x = x.masked_fill(x.isnan(), math.nan)
+    return x.view(BITS[x.element_size()])
+
+
 def same(ours: Tensor, want: Tensor) -> bool:
-    """The same bits, but for the kind of NaN."""
-    return ours.dtype == want.dtype and torch.equal(ours.nan_to_num(nan=1e9), want.nan_to_num(nan=1e9))
+    """The same dtype, shape and bits, but for the kind of NaN: 0.0 and -0.0 differ."""
+    return ours.dtype == want.dtype and torch.equal(bits(ours), bits(want))
 
 
 def drawing_bytes(setting: dict, seeds: Tensor, positions: Tensor) -> bytes:

@@ -39,8 +39,12 @@ class Shape(NamedTuple):
         return (self.m_h, self.m_w), (self.h, self.w), "dse", "bilinear", cutoff
 
     @property
+    def positions(self) -> int:
+        return self.h * self.w
+
+    @property
     def rows(self) -> int:
-        return self.h * self.w * self.groups
+        return self.positions * self.groups
 
 
 def shape_of(step: Step, with_prev: bool = True) -> Shape:

@@ -1,15 +1,17 @@
 """What every op would launch for every step of every host's schedules, on every device: nothing that a device refuses,
 and for each way of launching the first, the last and some block against the CPU kernel."""
 
+import math
+import re
 import struct
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import emulation
 import pytest
 import torch
-from calls import drawing_bytes, guidance_bytes, map_bytes, prior_bytes, raw, read_draws, same
+from calls import BITS, bits, drawing_bytes, guidance_bytes, map_bytes, prior_bytes, raw, read_draws, same
 from cases import DTYPES
 from schedules import Setting, Step, steps
 from step_calls import DRAWING, NUMBER, SEEDS, Shape, arguments, logits, maps, shape_of
@@ -84,19 +86,39 @@ def some(launches: list[Launched]) -> str:
 
 
 BLANK = bytes([0xA5, 0x7F]) * 4  # files.h
+FOLDED = re.compile(r"_kernel<\w+, (?:\d, )?true")  # a share comes with its mirror images
 
 
-def agree(ours: Tensor, want: Tensor) -> None:
-    """The same bits wherever a block wrote, and some did."""
-    width = ours.element_size()
-    blank = torch.frombuffer(bytearray(BLANK[:width]), dtype={2: torch.int16, 4: torch.int32, 8: torch.int64}[width])
-    written = ours.view(blank.dtype) != blank
-    assert written.any() and same(ours[written], want[written])
+def last_position(shape: Shape, launch: Launched) -> int:
+    """A position of the target that the last block makes: of a folded one the centre, where mirror images meet."""
+    if FOLDED.search(launch.kernel):
+        return (shape.h - 1) // 2 * shape.w + (shape.w - 1) // 2
+    return shape.positions - 1
 
 
-def emulated(op: str, data: bytes, shape: Shape, device: str, blocks: str, folder: Path) -> tuple[bytes, list[Tensor]]:
+class Run(NamedTuple):
+    """How a call is emulated; `last`: a position that its last block makes."""
+
+    device: str
+    blocks: str
+    last: int
+    folder: Path
+
+
+def agree(ours: Tensor, want: Tensor, positions: int, last: int) -> None:
+    """The same bits wherever a block wrote; that the first and the last did shows in the numbers that only they make:
+    the first of all, and that of the last channel (group, draw) at position `last`."""
+    ours, want = ours.view(positions, -1), want.view(positions, -1)
+    pattern = BITS[ours.element_size()]
+    blank = torch.frombuffer(bytearray(BLANK[: ours.element_size()]), dtype=pattern)
+    written = ours.view(pattern) != blank
+    assert written[0, 0] and written[last, -1], "an end is not written"
+    assert same(ours[written], want[written]), "another number"
+
+
+def emulated(op: str, data: bytes, shape: Shape, how: Run) -> tuple[bytes, list[Tensor]]:
     """What the program writes, and what the CPU kernel says."""
-    out = emulation.call(program(op), data, folder, device=device, blocks=blocks)
+    out = emulation.call(program(op), data, how.folder, device=how.device, blocks=how.blocks)
     want = getattr(torch.ops.varfast, op)(*arguments(op, shape))
     return out, [want] if isinstance(want, Tensor) else list(want)
 
@@ -105,10 +127,10 @@ def as_tensor(data: bytes, like: Tensor) -> Tensor:
     return torch.frombuffer(bytearray(data), dtype=like.dtype).view(like.shape)
 
 
-def run_dse_prior(shape: Shape, *how: Any) -> None:
+def run_dse_prior(shape: Shape, how: Run) -> None:
     data = struct.pack("<Q6q", 1, 256, 0, 0, 1, shape.channels, shape.dtype) + prior_bytes(*shape.spec)
-    out, (want,) = emulated("dse_prior", data + map_bytes(maps(shape)[2]), shape, *how)
-    agree(as_tensor(out, want), want)
+    out, (want,) = emulated("dse_prior", data + map_bytes(maps(shape)[2]), shape, how)
+    agree(as_tensor(out, want), want, shape.positions, how.last)
 
 
 def guiding_bytes(shape: Shape) -> bytes:
@@ -117,37 +139,37 @@ def guiding_bytes(shape: Shape) -> bytes:
     return struct.pack("<Q3q", 1, 256, 0, 0) + data
 
 
-def run_guide(shape: Shape, *how: Any) -> None:
-    out, (guided, cfg) = emulated("guide", guiding_bytes(shape), shape, *how)
+def run_guide(shape: Shape, how: Run) -> None:
+    out, (guided, cfg) = emulated("guide", guiding_bytes(shape), shape, how)
     half = len(out) // 2
-    agree(as_tensor(out[:half], guided), guided)
-    agree(as_tensor(out[half:], cfg), cfg)
+    agree(as_tensor(out[:half], guided), guided, shape.positions, how.last)
+    agree(as_tensor(out[half:], cfg), cfg, shape.positions, how.last)
 
 
-def run_guided_sample(shape: Shape, *how: Any) -> None:
+def run_guided_sample(shape: Shape, how: Run) -> None:
     data = guiding_bytes(shape) + struct.pack("<2q", shape.groups, 1)
     data += drawing_bytes(DRAWING, SEEDS, torch.arange(shape.rows))
-    out, (want, map_wanted, *_) = emulated("guided_sample", data, shape, *how)
+    out, (want, map_wanted, *_) = emulated("guided_sample", data, shape, how)
     ids, _, _, _, cfg = read_draws(out[32:], 1, shape.rows, 1)
-    agree(ids, want)
-    agree(as_tensor(cfg, map_wanted), map_wanted)
+    agree(ids, want, shape.positions, how.last)
+    agree(as_tensor(cfg, map_wanted), map_wanted, shape.positions, how.last)
 
 
-def run_sample(shape: Shape, *how: Any) -> None:
+def run_sample(shape: Shape, how: Run) -> None:
     data = struct.pack("<Q5q", 1, 256, *logits(shape).shape, shape.dtype)
     data += drawing_bytes(DRAWING, SEEDS, torch.arange(shape.rows)) + raw(logits(shape))
-    out, (want, *_) = emulated("sample", data, shape, *how)
-    agree(read_draws(out, 1, shape.rows, 1)[0], want)
+    out, (want, *_) = emulated("sample", data, shape, how)
+    agree(read_draws(out, 1, shape.rows, 1)[0], want, shape.positions, how.last)
 
 
-def run_filter_logits(shape: Shape, *how: Any) -> None:
+def run_filter_logits(shape: Shape, how: Run) -> None:
     data = struct.pack("<Q5q", 1, 256, *logits(shape).shape, shape.dtype)
     data += struct.pack("<3q2d", False, DRAWING["top_k"], True, DRAWING["top_p"], DRAWING["min_p"])
-    out, (want,) = emulated("filter_logits", data + raw(DRAWING["temperature"]) + raw(logits(shape)), shape, *how)
-    agree(as_tensor(out, want), want)
+    out, (want,) = emulated("filter_logits", data + raw(DRAWING["temperature"]) + raw(logits(shape)), shape, how)
+    agree(as_tensor(out, want), want, shape.positions, how.last)
 
 
-Runner = Callable[..., None]  # (shape, device, blocks, folder)
+Runner = Callable[[Shape, Run], None]
 GUIDING: dict[str, Runner] = {"dse_prior": run_dse_prior, "guide": run_guide, "guided_sample": run_guided_sample}
 ROWS: dict[str, Runner] = {"sample": run_sample, "filter_logits": run_filter_logits}
 
@@ -163,7 +185,9 @@ def check_steps(op: str, folder: Path, every: bool) -> None:
     found = plans(op, list(dict.fromkeys(shapes_of(op))), folder)
     hold(found)
     for key in distinct(found, every):
-        (GUIDING | ROWS)[op](*key, some(found[key]), folder)
+        shape, device = key
+        last = last_position(shape, found[key][-1])
+        (GUIDING | ROWS)[op](shape, Run(device, some(found[key]), last, folder))
 
 
 @pytest.mark.parametrize("op", [*GUIDING, *ROWS])
@@ -228,17 +252,35 @@ def test_any_vocabulary_is_taken(op: str, tmp_path: Path) -> None:
     hold(plans(op, [shape_of(Step((2, 2), (3, 3), Setting(1, v, d))) for v in vocabularies for d in DTYPES], tmp_path))
 
 
-def test_a_wrong_block_is_seen(tmp_path: Path) -> None:
+def test_a_wrong_block_is_seen() -> None:
     """The comparison of some blocks is one."""
-    ours = torch.frombuffer(bytearray(BLANK * 4), dtype=torch.float32).clone()
+    blank = torch.frombuffer(bytearray(BLANK * 4), dtype=torch.float32)
     want = torch.arange(8.0)
-    with pytest.raises(AssertionError):
-        agree(ours, want)
-    ours[3] = 3.0
-    agree(ours, want)
-    ours[5] = 3.0
-    with pytest.raises(AssertionError):
-        agree(ours, want)
+    ours = blank.clone()
+    with pytest.raises(AssertionError, match="an end"):
+        agree(ours, want, 4, 3)
+    ours[[0, 3, 7]] = want[[0, 3, 7]]
+    for last in (1, 3):  # of 4 positions with 2 channels each
+        agree(ours, want, 4, last)
+    for missing, last in ((0, 1), (0, 3), (3, 1), (7, 3)):  # the first block wrote nothing, or the last
+        with pytest.raises(AssertionError, match="an end"):
+            agree(torch.where(torch.arange(8) == missing, blank, ours), want, 4, last)
+    for at, wrong in ((5, 3.0), (0, -0.0)):
+        with pytest.raises(AssertionError, match="another number"):
+            agree(ours.index_fill(0, torch.tensor(at), wrong), want, 4, 3)
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.float64], ids=str)
+def test_the_same_bits(dtype: torch.dtype) -> None:
+    """What `agree` and every comparison with the CPU's numbers rest on."""
+    numbers = torch.tensor([0.0, -0.0, 1.0, 1e9, math.inf, math.nan]).to(dtype)
+    other_nan = (bits(numbers) | torch.tensor([0, 0, 0, 0, 0, 1], dtype=bits(numbers).dtype)).view(dtype)
+    assert same(numbers, numbers.clone()) and same(other_nan, numbers)
+    for at, value in ((0, -0.0), (1, 0.0), (3, math.nan), (4, -math.inf), (5, 1e9)):
+        changed = numbers.clone()
+        changed[at] = torch.tensor(value).to(dtype)
+        assert not same(changed, numbers), (at, value)
+    assert not same(numbers, numbers[None]) and not same(numbers, bits(numbers))
 
 
 def test_the_old_rule_of_shared_memory_is_caught(tmp_path: Path) -> None:
