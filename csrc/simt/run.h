@@ -34,7 +34,7 @@ inline void run_cluster() {
     cluster->current = cluster->ready[pick];
     cluster->ready[pick] = cluster->ready.back();
     cluster->ready.pop_back();
-    swapcontext(&cluster->scheduler, &cluster->self().context);
+    cluster->scheduler.leave_for(cluster->self().fiber);
     const int me = cluster->current, rank = cluster->rank();
     const State state = cluster->self().state;
     if (state == State::done) ++done;
@@ -73,7 +73,7 @@ inline void run_blocks(const Launch& shape, const std::function<void()>& body, C
   running.threads.resize(shape.threads * shape.cluster);
   running.exchange.resize(running.threads.size() * 2 * kWidestShuffle);
   running.epoch.resize(shape.cluster);
-  for (Thread& thread : running.threads) thread.stack = std::make_unique<char[]>(kStack);
+  for (Thread& thread : running.threads) thread.stack = std::make_unique_for_overwrite<char[]>(kStack);
   cluster = &running;
   for (const int64_t first : order) {
     running.first = first;
@@ -82,11 +82,7 @@ inline void run_blocks(const Launch& shape, const std::function<void()>& body, C
     for (Thread& thread : running.threads) {
       thread.state = State::ready;
       thread.shuffles = 0;
-      getcontext(&thread.context);
-      thread.context.uc_stack.ss_sp = thread.stack.get();
-      thread.context.uc_stack.ss_size = kStack;
-      thread.context.uc_link = nullptr;
-      makecontext(&thread.context, fiber_main, 0);
+      thread.fiber.begin(thread.stack.get(), kStack, fiber_main);
     }
     run_cluster();
   }

@@ -9,8 +9,6 @@
 // barrier of the cluster tells before from after. What the device would refuse to launch is a fault too (limits.h).
 #pragma once
 
-#include <ucontext.h>
-
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -23,6 +21,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "simt/fiber.h"
 #include "simt/global.h"
 #include "simt/limits.h"
 
@@ -63,7 +62,7 @@ inline std::string at(const Site& site) {
 enum class State { ready, at_warp_barrier, at_block_barrier, at_cluster_barrier, done };
 
 struct Thread {
-  ucontext_t context;
+  Fiber fiber;
   std::unique_ptr<char[]> stack;
   State state = State::ready;
   Site site;
@@ -96,7 +95,7 @@ struct Cluster {
   std::vector<uint32_t> epoch;  // block barriers passed
   uint32_t cluster_epoch = 0;
   int64_t dynamic_bytes = 0, declared = 0;  // of shared memory; declared: the most that any block has taken statically
-  ucontext_t scheduler;
+  Fiber scheduler;
   std::vector<Thread> threads;
   std::vector<int> ready;
   std::map<std::pair<const void*, int>, SharedArray> shared;  // of each block
@@ -121,7 +120,7 @@ inline void wait(State state, const Site& site) {
   Thread& me = cluster->self();
   me.state = state;
   me.site = site;
-  swapcontext(&me.context, &cluster->scheduler);
+  me.fiber.leave_for(cluster->scheduler);
 }
 
 // A block's shared memory ends with it: whoever reads it later reads what nothing wrote.
@@ -134,7 +133,7 @@ inline void fiber_main() {
       if (key.second == rank) array.cells.assign(array.cells.size(), Cell{});
     }
   }
-  setcontext(&cluster->scheduler);
+  cluster->scheduler.enter();
 }
 
 // Lets threads [begin, begin + count) go on where all of them wait at one barrier.
