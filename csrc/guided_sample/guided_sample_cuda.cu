@@ -30,6 +30,11 @@ struct GuidedRow {
   VF_DEVICE float operator[](int i) const { return data[first + i]; }
 };
 
+// Where the n-th four that a thread stores of its 4 or 8 numbers begins. Number by number a warp would meet 4 or 8
+// times in one bank; by fours a quarter of it fills all of them at once, where of eights every other 4 threads begin
+// with the second half.
+VF_HD int four_of(int thread, int width, int n) { return width == 8 && thread / 4 % 2 == 1 ? 4 - 4 * n : 4 * n; }
+
 // Keeps guided for the draw and stores cfg where it is asked for. Channels are the image's.
 template <class T>
 struct KeepSlices {
@@ -43,12 +48,21 @@ struct KeepSlices {
   bool with_cfg;
 
   VF_DEVICE Place place(int at, int position) const { return {rows.piece(at), position}; }
-  VF_DEVICE void store(const Place& place, int c, float guided_value, float cfg_value) const {
-    rows.data[place.piece + c - c0] = guided_value;
-    if (!with_cfg) return;
-    T value;
-    from_float(cfg_value, &value);
-    cfg[place.position * channels + c] = value;
+  // Whole packs, whose channels and pieces are multiples of kWidth.
+  template <int kWidth>
+  VF_DEVICE void store_all(const Place& place, int c, const float (&guided)[kWidth],
+                           const Pack<T, kWidth>& values) const {
+    if constexpr (kWidth == 1) {
+      rows.data[place.piece + c - c0] = guided[0];
+    } else {
+      VF_UNROLL(kWidth / 4) for (int n = 0; n < kWidth / 4; ++n) {
+        const int first = four_of(thread_x(), kWidth, n);
+        Pack<float, 4> four;
+        for (int k = 0; k < 4; ++k) four.values[k] = first == 0 ? guided[k] : guided[kWidth - 4 + k];
+        store_pack(rows.data, place.piece + c - c0 + first, four);
+      }
+    }
+    if (with_cfg) store_pack(cfg, place.position * channels + c, values);
   }
   template <Access kAccess>
   VF_DEVICE void store(const Place& place, int c, const Pair& guided_values, const Pair& cfg_values) const {
@@ -72,12 +86,15 @@ VF_DEVICE void combine_rows(const GuideArgs& args, const float* prior, int64_t i
       const Pack<T, kWidth> x = load_pack<kWidth>(cond, position * args.cond.row_stride + c);
       Pack<T, kWidth> u = x;
       if (args.uncond.data != nullptr) u = load_pack<kWidth>(uncond, position * args.uncond.row_stride + c);
+      float guided[kWidth];
+      Pack<T, kWidth> cfg_values;
       for (int k = 0; k < kWidth; ++k) {
         const F32 value = load(&x.values[k]);
         const F32 cfg = args.uncond.data == nullptr ? value : cfg_of(strengths, value, load(&u.values[k]));
-        const F32 guided = prior == nullptr ? cfg : guided_of(strengths, value, cfg, {float(prior_row[c + k])});
-        keep.store(place, c + k, guided.v, cfg.v);
+        guided[k] = prior == nullptr ? cfg.v : guided_of(strengths, value, cfg, {float(prior_row[c + k])}).v;
+        from_float(cfg.v, &cfg_values.values[k]);
       }
+      keep.template store_all<kWidth>(place, c, guided, cfg_values);
     }
   }
 }

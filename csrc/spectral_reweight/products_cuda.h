@@ -54,6 +54,8 @@ VF_DEVICE MatrixView<T> image_of(const SpectralTask& task, int64_t image) {
 // i. Along k a warp takes 8 of 4 rows: of a pitch that leaves 4 banks over, each goes to banks of its own.
 struct TilePlace {
   int i, k;
+
+  VF_HD int in(int pitch) const { return k * pitch + i; }
 };
 VF_HD TilePlace tile_place(int at, bool along_k) {
   if (!along_k) return {at % kGramTile, at / kGramTile};
@@ -67,7 +69,7 @@ VF_DEVICE void stage(const MatrixView<T>& matrix, int64_t first, int64_t rows, i
   for (int at = thread_x(); at < kGramTile * kInner; at += threads()) {
     const TilePlace place = tile_place(at, matrix.by_k == 1);
     const bool inside = first + place.i < rows && from + place.k < inner;
-    tile[place.k * kTilePitch + place.i] = inside ? matrix(first + place.i, from + place.k) : 0.0;
+    tile[place.in(kTilePitch)] = inside ? matrix(first + place.i, from + place.k) : 0.0;
   }
 }
 

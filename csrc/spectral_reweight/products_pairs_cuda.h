@@ -66,7 +66,7 @@ VF_DEVICE TileScale stage_floats(const MatrixView<T>& matrix, int64_t first, int
     memcpy(&bits, &x, sizeof(bits));
     bits &= 0x7fffffffu;
     largest = bits > largest ? bits : largest;
-    tile[place.k * kPairPitch + place.i] = x;
+    tile[place.in(kPairPitch)] = x;
   }
   const int field = largest_field(static_cast<int>(largest >> 23));
   return {field == 255 ? 0 : field < 1 ? -126 : field > 252 ? 126 : field - 126};
@@ -94,8 +94,8 @@ VF_DEVICE int stage_split(const MatrixView<double>& m, int64_t first, int64_t fr
     const double x = entry(at) * scale;
     const float top = static_cast<float>(x);
     const TilePlace place = tile_place(at, false);
-    high[place.k * kPairPitch + place.i] = top;
-    low[place.k * kPairPitch + place.i] = static_cast<float>(x - static_cast<double>(top));
+    high[place.in(kPairPitch)] = top;
+    low[place.in(kPairPitch)] = static_cast<float>(x - static_cast<double>(top));
   }
   return exponent;
 }
