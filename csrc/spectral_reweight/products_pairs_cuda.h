@@ -142,7 +142,7 @@ VF_KERNEL gram_pairs_kernel(SpectralTask task) {
   if (place.works) place.store(task, sum);
 }
 
-// As apply_kernel.
+// As apply_kernel, but for the barrier before a tile: stage_split writes after a reduction, so after everybody's reads.
 template <class T>
 VF_KERNEL apply_pairs_kernel(SpectralTask task) {
   VF_SHARED(float, high, kInner* kPairPitch);
@@ -151,7 +151,6 @@ VF_KERNEL apply_pairs_kernel(SpectralTask task) {
   const ApplyPlace<T> place(task);
   double sum[4][4] = {};
   for (int64_t from = 0; from < task.n; from += kInner) {
-    barrier();
     const int exponent = stage_split(place.m, place.first, from, task.n, high, low);
     const TileScale scale = stage_floats(place.columns, place.second, task.inner, from, task.n, right);
     if (!place.works) continue;
